@@ -1,0 +1,117 @@
+"""The nouns of the copilot: an event, a log line, evidence, a diagnosis. Plain frozen values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Severity = Literal["critical", "high", "medium", "low", "info"]
+Action = Literal["accept", "escalate", "ask_person"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """One line of a log as it was received. `at` is the sender's time, seconds since the epoch, if it gave one."""
+
+    text: str
+    at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that a source told us, normalised: an alert that fires or resolves, or a batch of log lines.
+
+    `fingerprint` names the thing itself, so that a repeated delivery is recognised as the same event.
+    `external_id` is the sender's own id, if any. `raw` is the part of the body that this event came from (JSON or text).
+    """
+
+    source: str
+    fingerprint: str
+    status: Literal["firing", "resolved", "logs"]
+    service: str
+    title: str
+    severity: Severity = "medium"
+    message: str = ""
+    external_id: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    links: tuple[str, ...] = ()
+    starts_at: float | None = None
+    ends_at: float | None = None
+    lines: tuple[LogLine, ...] = ()
+    raw: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceLine:
+    """A numbered line that a model may cite. `line_number` is 1-based in the log it came from; `text` is the original.
+
+    `shown` is what the model sees of it (one line, control characters removed, cut to a bounded length).
+    `count` says how many lines of the log have the same template.
+    """
+
+    id: str
+    line_number: int
+    text: str
+    shown: str
+    template: str
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """A category with its share of the signature rules' weight (0 to 1) and the ids of the lines that say so."""
+
+    category: str
+    score: float
+    line_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was read and what will be shown. `tokens` is an upper estimate of the shown lines' length."""
+
+    lines: tuple[EvidenceLine, ...]
+    ranking: tuple[Ranked, ...]
+    entities: tuple[str, ...]
+    total_lines: int
+    total_templates: int
+    tokens: int
+    mining_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Citation:
+    """A cited line, checked against the lines shown, with the original text."""
+
+    id: str
+    line_number: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The answer. `calibrated` is False until the confidence has been fitted on labelled incidents.
+
+    `rejected_citations` counts ids the model named but was never shown. `tokens` is prompt plus answer.
+    """
+
+    category: str
+    severity: Severity
+    entity: str
+    summary: str
+    confidence: float
+    calibrated: bool
+    action: Action
+    citations: tuple[Citation, ...]
+    next_steps: tuple[str, ...]
+    provider: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    ttft_ms: float
+    latency_ms: float
+    ranking: tuple[Ranked, ...] = ()
+    rejected_citations: int = 0
+    escalated: bool = False
+    note: str = ""

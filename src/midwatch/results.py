@@ -1,0 +1,131 @@
+"""A measurement as a row: what was measured, beside what, against which aim, on which machine, from which commit.
+
+Every bench and every lab writes its figures through `write`; docs quote the files and nothing else. `holds` is computed here
+from value and target, so no row can claim what its number does not say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+Evidence = Literal["measured", "simulated", "estimated", "reported"]
+Direction = Literal["at_most", "at_least"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure. `value` is the median of `runs`; `interval` is their least and greatest."""
+
+    name: str
+    value: float
+    unit: str
+    interval: tuple[float, float] | None = None
+    runs: int = 1
+    peer: str | None = None
+    peer_value: float | None = None
+    ratio: float | None = None
+    target: float | None = None
+    direction: Direction | None = None
+    holds: bool | None = None
+    evidence: Evidence = "measured"
+    note: str = ""
+    extra: dict[str, float | str] = field(default_factory=dict)
+
+
+def row(
+    name: str,
+    samples: Sequence[float],
+    unit: str,
+    *,
+    target: float | None = None,
+    direction: Direction | None = None,
+    peer: str | None = None,
+    peer_samples: Sequence[float] = (),
+    evidence: Evidence = "measured",
+    note: str = "",
+    extra: dict[str, float | str] | None = None,
+) -> Row:
+    """Make a row from the samples of several runs, ours and a peer's, taken in the same run.
+
+    `ratio` is our median over the peer's. `holds` compares the median with `target` in `direction`.
+    """
+    assert samples, f"{name}: no samples"
+    assert (target is None) == (direction is None), f"{name}: a target needs a direction"
+    value = statistics.median(samples)
+    peer_value = statistics.median(peer_samples) if peer_samples else None
+    holds = None
+    if target is not None:
+        holds = value <= target if direction == "at_most" else value >= target
+    return Row(
+        name=name, value=value, unit=unit, interval=(min(samples), max(samples)), runs=len(samples), peer=peer,
+        peer_value=peer_value, ratio=value / peer_value if peer_value else None, target=target, direction=direction,
+        holds=holds, evidence=evidence, note=note, extra=extra or {},
+    )
+
+
+def write(path: Path, rows: Sequence[Row], *, device: str = "cpu", seed: int | None = None) -> None:
+    """Write rows with the machine, the versions, the commit and the date beside them, replacing the file."""
+    document = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "device": device,
+        "machine": _machine(),
+        "versions": _versions(),
+        "seed": seed,
+        "rows": [asdict(item) for item in rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown, for a terminal and for docs."""
+    lines = ["| what | value | spread | peer | ratio | aim | holds |", "|---|---|---|---|---|---|---|"]
+    for item in rows:
+        spread = f"{item.interval[0]:.4g} to {item.interval[1]:.4g} ({item.runs})" if item.interval else ""
+        peer = f"{item.peer}: {item.peer_value:.4g}" if item.peer and item.peer_value is not None else ""
+        sign = {"at_most": "≤", "at_least": "≥"}.get(item.direction or "", "")
+        aim = f"{sign} {item.target:g}" if item.target is not None else ""
+        holds = "" if item.holds is None else ("yes" if item.holds else "**no**")
+        ratio = f"{item.ratio:.2f}" if item.ratio is not None else ""
+        value = f"{item.value:.4g} {item.unit}"
+        lines.append(f"| {item.name} | {value} | {spread} | {peer} | {ratio} | {aim} | {holds} |")
+    return "\n".join(lines)
+
+
+def _commit() -> str:
+    git = subprocess.run(  # noqa: S603
+        ["git", "describe", "--always", "--dirty", "--abbrev=10"],  # noqa: S607
+        capture_output=True, text=True, check=False,
+    )
+    return git.stdout.strip() or "unknown"
+
+
+def _machine() -> dict[str, str | int]:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return {"cpu": model, "cores": os.cpu_count() or 1, "system": platform.system()}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0]}
+    for package in ("midwatch", "torch", "tokenizers", "llguidance", "starlette", "sqlalchemy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

