@@ -115,3 +115,50 @@ class Diagnosis:
     rejected_citations: int = 0
     escalated: bool = False
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What triage is given: an incident's alerts in words, and its log in order (line n of the log is `lines[n - 1]`)."""
+
+    service: str
+    title: str
+    severity: Severity = "medium"
+    message: str = ""
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What triage gives back: the evidence that was read and the diagnosis made from it."""
+
+    evidence: Evidence
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncidentView:
+    """An incident as a page or a terminal shows it. Times are seconds since the epoch.
+
+    `deliveries` counts every accepted event, `events` the distinct ones, so deliveries - events were duplicates.
+    `reasons` says for each attached event why it belongs here ("same service within 900 s", ...).
+    """
+
+    id: int
+    state: Literal["waiting", "diagnosing", "diagnosed"]
+    service: str
+    title: str
+    severity: Severity
+    sources: tuple[str, ...]
+    opened_at: float
+    updated_at: float
+    resolved_at: float | None
+    diagnosed_at: float | None
+    notified_at: float | None
+    deliveries: int
+    events: int
+    attempts: int
+    last_error: str
+    finding: Finding | None = None
+    reasons: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
