@@ -1,11 +1,11 @@
 """The errors a person may meet. Each says what was wrong, what is allowed, and what to do next.
 
-    MidwatchError
-    ├── SettingsError        a setting is missing, unknown or out of range
-    ├── ModelError           weights are missing, damaged, half-written or of an unknown kind
-    │   └── DownloadError    the network, the disk or the hash said no while fetching them
-    ├── RequestError         a caller's request cannot be served as written (HTTP 4xx)
-    └── ProviderError        a model host did not answer, or answered nonsense (worth a retry or another host)
+MidwatchError
+├── SettingsError        a setting is missing, unknown or out of range
+├── ModelError           weights are missing, damaged, half-written or of an unknown kind
+│   └── DownloadError    the network, the disk or the hash said no while fetching them
+├── RequestError         a caller's request cannot be served as written (HTTP 4xx)
+└── ProviderError        a model host did not answer, or answered nonsense (worth a retry or another host)
 """
 
 from __future__ import annotations

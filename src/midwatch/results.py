@@ -1,7 +1,7 @@
 """A measurement as a row: what was measured, beside what, against which aim, on which machine, from which commit.
 
-Every bench and every lab writes its figures through `write`; docs quote the files and nothing else. `holds` is computed here
-from value and target, so no row can claim what its number does not say.
+Every bench and every lab writes its figures through `write`; docs quote the files and nothing else. `holds` is computed
+here from value and target, so no row can claim what its number does not say.
 """
 
 from __future__ import annotations
@@ -68,9 +68,20 @@ def row(
     if target is not None:
         holds = value <= target if direction == "at_most" else value >= target
     return Row(
-        name=name, value=value, unit=unit, interval=(min(samples), max(samples)), runs=len(samples), peer=peer,
-        peer_value=peer_value, ratio=value / peer_value if peer_value else None, target=target, direction=direction,
-        holds=holds, evidence=evidence, note=note, extra=extra or {},
+        name=name,
+        value=value,
+        unit=unit,
+        interval=(min(samples), max(samples)),
+        runs=len(samples),
+        peer=peer,
+        peer_value=peer_value,
+        ratio=value / peer_value if peer_value else None,
+        target=target,
+        direction=direction,
+        holds=holds,
+        evidence=evidence,
+        note=note,
+        extra=extra or {},
     )
 
 
@@ -105,9 +116,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _commit() -> str:
-    git = subprocess.run(  # noqa: S603
+    git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=10"],  # noqa: S607
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return git.stdout.strip() or "unknown"
 
@@ -116,8 +129,8 @@ def _machine() -> dict[str, str | int]:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = names[0] if names else model
+        lines = info.read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     return {"cpu": model, "cores": os.cpu_count() or 1, "system": platform.system()}
 
 

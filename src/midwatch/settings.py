@@ -118,7 +118,11 @@ class Settings(BaseSettings):
     """Everything that can be set, in one tree."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MIDWATCH_", env_nested_delimiter="__", frozen=True, extra="forbid", toml_file="midwatch.toml",
+        env_prefix="MIDWATCH_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        toml_file="midwatch.toml",
         use_attribute_docstrings=True,
     )
 
@@ -162,9 +166,7 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
-        )
+        wrong = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
         raise SettingsError(
             f"The settings are not valid: {wrong}.",
             "Change them in midwatch.toml or in the MIDWATCH_* variables; docs/settings.md lists every field.",

@@ -10,7 +10,10 @@ from midwatch import __version__
 from midwatch.errors import MidwatchError
 
 app = typer.Typer(
-    name="midwatch", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="midwatch",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Stand the middle watch: alerts and logs in, a cited and honest diagnosis out.",
 )
 

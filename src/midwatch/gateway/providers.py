@@ -46,7 +46,12 @@ class OpenAIProvider:
     """
 
     def __init__(
-        self, settings: ProviderSettings, *, name: str, remote: bool, usd_per_hour: float = 0.0,
+        self,
+        settings: ProviderSettings,
+        *,
+        name: str,
+        remote: bool,
+        usd_per_hour: float = 0.0,
     ) -> None:
         self.name = name
         self.remote = remote
@@ -63,9 +68,14 @@ class OpenAIProvider:
         answer = _Answer()
         url = self._settings.base_url.rstrip("/") + "/chat/completions"
         try:
-            async with self._client().post(url, data=orjson.dumps(self._body(request)), headers={
-                **headers, "Content-Type": "application/json",
-            }) as response:
+            async with self._client().post(
+                url,
+                data=orjson.dumps(self._body(request)),
+                headers={
+                    **headers,
+                    "Content-Type": "application/json",
+                },
+            ) as response:
                 if response.status != 200:
                     raise _refused(self.name, response.status, await response.content.read(2000))
                 received = 0
@@ -86,12 +96,20 @@ class OpenAIProvider:
             raise ProviderError(f"{self.name} closed the stream before the answer was whole.")
         latency_ms = (time.perf_counter() - started) * 1000
         settings = self._settings
-        cost = (answer.prompt_tokens * settings.usd_per_mtok_in + answer.completion_tokens * settings.usd_per_mtok_out) / 1e6
+        cost_usd = answer.prompt_tokens * settings.usd_per_mtok_in / 1e6
+        cost_usd += answer.completion_tokens * settings.usd_per_mtok_out / 1e6
+        cost_usd += self._usd_per_hour * latency_ms / 3_600_000
         return Completion(
-            text="".join(answer.text), finish_reason=answer.finish_reason, provider=self.name,
-            model=answer.model or settings.model, prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens, ttft_ms=answer.ttft_ms or latency_ms, latency_ms=latency_ms,
-            cost_usd=cost + self._usd_per_hour * latency_ms / 3_600_000, logprobs=tuple(answer.logprobs),
+            text="".join(answer.text),
+            finish_reason=answer.finish_reason,
+            provider=self.name,
+            model=answer.model or settings.model,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+            ttft_ms=answer.ttft_ms or latency_ms,
+            latency_ms=latency_ms,
+            cost_usd=cost_usd,
+            logprobs=tuple(answer.logprobs),
         )
 
     async def aclose(self) -> None:
@@ -180,7 +198,9 @@ def _refused(name: str, status: int, body: bytes) -> ProviderError:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         detail = body.decode("utf-8", "replace")
     next_step = {
-        401: "Check its api_key.", 403: "Check its api_key.", 404: "Check its base_url and model.",
+        401: "Check its api_key.",
+        403: "Check its api_key.",
+        404: "Check its base_url and model.",
         429: "It asks to be called less often.",
     }.get(status, "")
     return ProviderError(f"{name} answered {status}: {detail[:200]}", next_step, retryable=status in RETRYABLE_STATUS)

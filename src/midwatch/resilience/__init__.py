@@ -1,0 +1,1 @@
+"""What if a dependency fails? Rooms: `supervisor.py` keeps child processes alive and says when all are ready."""
