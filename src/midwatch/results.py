@@ -7,6 +7,7 @@ here from value and target, so no row can claim what its number does not say.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -100,18 +101,37 @@ def write(path: Path, rows: Sequence[Row], *, device: str = "cpu", seed: int | N
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def figure(value: float) -> str:
+    """A number as people write it: three significant digits, no exponent for everyday sizes, thousands separated."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(digits, 6)}f}"
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a results file."""
+    rows = []
+    for item in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        interval = item.pop("interval")
+        rows.append(Row(interval=tuple(interval) if interval else None, **item))
+    return rows
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown, for a terminal and for docs."""
-    lines = ["| what | value | spread | peer | ratio | aim | holds |", "|---|---|---|---|---|---|---|"]
+    lines = ["| what | value | spread | beside us | ratio | aim | holds |", "|---|---|---|---|---|---|---|"]
     for item in rows:
-        spread = f"{item.interval[0]:.4g} to {item.interval[1]:.4g} ({item.runs})" if item.interval else ""
-        peer = f"{item.peer}: {item.peer_value:.4g}" if item.peer and item.peer_value is not None else ""
+        low, high = item.interval or (item.value, item.value)
+        spread = f"{figure(low)} to {figure(high)}, {item.runs} runs" if item.runs > 1 else ""
+        peer = f"{item.peer}: {figure(item.peer_value)}" if item.peer and item.peer_value is not None else ""
         sign = {"at_most": "≤", "at_least": "≥"}.get(item.direction or "", "")
-        aim = f"{sign} {item.target:g}" if item.target is not None else ""
+        aim = f"{sign} {figure(item.target)}" if item.target is not None else ""
         holds = "" if item.holds is None else ("yes" if item.holds else "**no**")
         ratio = f"{item.ratio:.2f}" if item.ratio is not None else ""
-        value = f"{item.value:.4g} {item.unit}"
-        lines.append(f"| {item.name} | {value} | {spread} | {peer} | {ratio} | {aim} | {holds} |")
+        lines.append(
+            f"| {item.name} | {figure(item.value)} {item.unit} | {spread} | {peer} | {ratio} | {aim} | {holds} |"
+        )
     return "\n".join(lines)
 
 
