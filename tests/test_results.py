@@ -46,7 +46,8 @@ def test_a_figure_keeps_three_digits(value: float, text: str) -> None:
 def test_a_page_that_says_another_number_is_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results.write(tmp_path / "results" / "x" / "y.json", [results.row("start", [4.2], "s")])
     monkeypatch.setattr(quote, "ROOT", tmp_path)
-    page = "It starts in <!-- q results/x/y.json#start -->1 s<!-- /q -->.\n<!-- quote results/x/y.json -->\n<!-- /quote -->"
+    number = "It starts in <!-- q results/x/y.json#start -->1 s<!-- /q -->.\n"
+    page = number + "<!-- quote results/x/y.json -->\n<!-- /quote -->"
     fixed = quote.quoted(page)
     assert "-->4.20 s<!--" in fixed
     assert "| start | 4.20 s |" in fixed
