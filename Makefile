@@ -45,6 +45,7 @@ check: setup-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/quote.py --check
+	$(BIN)/python scripts/reference.py --check
 
 bench: setup-dev
 	$(BIN)/python bench/run.py

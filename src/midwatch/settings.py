@@ -7,6 +7,7 @@ Order of precedence: arguments of a command, then `MIDWATCH_SECTION__FIELD` vari
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from midwatch.errors import SettingsError
+
+_OTHER_VARIABLES = {"MIDWATCH_CONFIG", "MIDWATCH_DATA"}
+_WHERE = "Change it in midwatch.toml or in the MIDWATCH_* variables; docs/settings.md lists every field."
 
 
 def _xdg(variable: str, fallback: str) -> Path:
@@ -163,11 +167,17 @@ def load(**overrides: Any) -> Settings:
 
     Raises `SettingsError` that names each wrong field, what is allowed there, and where to change it.
     """
+    config = os.environ.get("MIDWATCH_CONFIG")
+    if config and not Path(config).is_file():
+        raise SettingsError(f"MIDWATCH_CONFIG names {config}, which is not a file.", "Create it or unset the variable.")
+    known = {f"MIDWATCH_{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
+    unknown = sorted(name for name in os.environ if name.startswith("MIDWATCH_") and name.split("__")[0] not in known)
+    if unknown:
+        raise SettingsError(f"{unknown[0]} is not a setting.", _WHERE)
     try:
         return Settings(**overrides)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
-        raise SettingsError(
-            f"The settings are not valid: {wrong}.",
-            "Change them in midwatch.toml or in the MIDWATCH_* variables; docs/settings.md lists every field.",
-        ) from None
+        raise SettingsError(f"The settings are not valid: {wrong}.", _WHERE) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config or 'midwatch.toml'} is not TOML: {error}.", _WHERE) from None
