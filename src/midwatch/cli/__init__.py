@@ -7,6 +7,7 @@ import sys
 import typer
 
 from midwatch import __version__
+from midwatch.cli import models
 from midwatch.errors import MidwatchError
 
 app = typer.Typer(
@@ -16,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Stand the middle watch: alerts and logs in, a cited and honest diagnosis out.",
 )
+
+models.register(app)
 
 
 @app.callback(invoke_without_command=True)
