@@ -75,9 +75,9 @@ class AsyncEngine:
     async def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
         """Yield the outputs of one request until its `finish_reason` is set.
 
-        The first `__anext__` raises `RequestError` for a request that cannot be served (400) or a full queue (429), and
-        `ProviderError` if the engine has stopped. Closing the iterator, or cancelling the task that awaits it, aborts the
-        request before the next step; use `contextlib.aclosing` where the loop may be left early.
+        The first `__anext__` raises `RequestError` for a request that cannot be served (400) or a full queue (429),
+        and `ProviderError` if the engine has stopped. Closing the iterator, or cancelling the task that awaits it,
+        aborts the request before the next step; use `contextlib.aclosing` where the loop may be left early.
         """
         self._check_alive()
         self.engine.check_room(len(self._streams))

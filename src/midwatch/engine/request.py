@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from midwatch.errors import RequestError
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "error"]
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
@@ -24,9 +24,9 @@ class SamplingParams:
     `temperature`: 0 is greedy. `top_k`: 0 keeps all tokens. `top_p`: 1 keeps all.
     `seed`: the same seed gives the same answer whatever else runs beside it; None draws a fresh one.
     `stop`: strings that end the answer and are not part of it. `stop_token_ids`: tokens that do the same.
-    `logprobs`: None for no log-probabilities, 0 for those of the sampled tokens, n for the n likeliest too (up to 20).
-    `json_schema`: the answer is one JSON value of this schema and nothing else.
-    `ignore_eos`: go on past the end-of-turn token (for measurements).
+    `logprobs`: None for no log-probabilities, 0 for those of the sampled tokens, n for the n likeliest too (up to
+    20). `json_schema`: the answer is one JSON value of this schema and nothing else. `ignore_eos`: go on past the
+    end-of-turn token (for measurements).
     """
 
     max_tokens: int = 512
@@ -72,10 +72,12 @@ class TopLogprob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenLogprob:
-    """A generated token and its natural-log probability under the model, before temperature, filters and grammar.
+    """A generated token and its natural-log probability, before temperature, top-k and top-p.
 
-    `token` holds the bytes the token stands for, which need not be whole UTF-8. `top` lists the likeliest tokens, best
-    first. A token that the grammar forced was never sampled: `forced` is True, `logprob` is 0.0 and `top` is empty.
+    `token` holds the bytes the token stands for, which need not be whole UTF-8. `top` lists the likeliest tokens,
+    best first. Under a JSON schema both are probabilities among the tokens that the schema allows there, so that an
+    enum's margin is what it seems. A token that the schema forced was never sampled: `forced` is True, `logprob` is
+    0.0, and `top` is empty.
     """
 
     token_id: int
@@ -97,7 +99,8 @@ class Output:
     `text_delta` may be empty: the engine holds text back while it may still become a stop string or a whole
     character. `token_ids` are the step's new tokens (several where a grammar forced some), and `logprobs` runs beside
     them if it was asked for, else it is empty. The end-of-turn or stop token is counted in `completion_tokens` but
-    not listed. `finish_reason` is None until the last output: `stop`, `length` or `abort`.
+    not listed. `finish_reason` is None until the last output: `stop` (end of turn, stop string or token, or a whole
+    JSON value), `length` (`max_tokens` or the end of the context), or `error` (the grammar's parser hit its limits).
     """
 
     request_id: int
