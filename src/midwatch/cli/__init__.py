@@ -7,7 +7,7 @@ import sys
 import typer
 
 from midwatch import __version__
-from midwatch.cli import models
+from midwatch.cli import models, serve
 from midwatch.errors import MidwatchError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 
 models.register(app)
+serve.register(app)
 
 
 @app.callback(invoke_without_command=True)

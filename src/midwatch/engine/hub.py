@@ -25,7 +25,6 @@ from midwatch.engine.download import (
     only_one,
     rename_durably,
 )
-from midwatch.engine.gguf_header import read_facts
 from midwatch.engine.hub_sources import HubFiles, ask_pip, fetch_from_hugging_face
 from midwatch.errors import DownloadError, ModelError
 
@@ -200,8 +199,10 @@ def _describe(name: str, path: Path, *, licence: str, source: str) -> Model:
         else sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
     )
     if path.is_file():
-        facts = read_facts(path)
-        quantization, licence = facts.quantization, licence or facts.licence
+        from midwatch.engine.weights import GGUF
+
+        gguf = GGUF(path)
+        quantization, licence = gguf.main_type, licence or str(gguf.metadata.get("general.license", ""))
     return Model(
         name=name,
         path=path,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,14 @@ class GGUF:
     def tensor_names(self) -> tuple[str, ...]:
         """Names of all tensors, in the file's order."""
         return tuple(self._tensors)
+
+    @property
+    def main_type(self) -> str:
+        """The GGML type that holds the most weights, such as `Q4_1`; what people call the file's quantization."""
+        weights: Counter[str] = Counter()
+        for entry in self._tensors.values():
+            weights[GGML_TYPES[entry.ggml_type][0]] += math.prod(entry.shape)
+        return weights.most_common(1)[0][0] if weights else "none"
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> BlockTensor:
         """The raw blocks of one tensor; `shape` is (rows, columns) or (columns,) and must be the file's.
