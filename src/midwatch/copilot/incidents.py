@@ -1,8 +1,8 @@
 """Which incident does an event belong to? Deduplication, grouping and storm control, as pure code over plain values.
 
-The store loads the few facts that a batch of deliveries needs into a `Board`, places every event in one fixed order, and
-writes the board's changes back in the same transaction. The order is fixed by what the events say, never by which came
-first, so neither the order nor the repetition of deliveries within a batch changes which incidents there are.
+The store loads the few facts that a batch of deliveries needs into a `Board`, places every event in one fixed order,
+and writes the board's changes back in the same transaction. The order is fixed by what the events say, never by which
+came first, so neither order nor repetition of deliveries within a batch changes which incidents there are.
 
 An event is placed by the first rule that fits:
 
@@ -29,7 +29,7 @@ MAX_DIAGNOSES = 3
 ALERT_LIFE_S = 86_400.0
 """An alert that nobody repeated or resolved for this long is over; the resolve was lost."""
 GROUP_LIFE_WINDOWS = 8
-"""An incident takes in its service's events for at most so many windows; else a trickle would hide new trouble for ever."""
+"""An incident takes in its service's events for so many windows at most; else a trickle would hide new trouble."""
 
 _LOOKED_AT_CHARS = 2_000
 _WRONG = re.compile(
@@ -99,9 +99,10 @@ def arrival(event: Event) -> Arrival:
 
 @dataclass(kw_only=True)
 class Incident:
-    """An incident as the rules see it. `id` is negative until the store has given it one. Times: seconds since the epoch.
+    """An incident as the rules see it. `id` is negative until the store has given it one.
 
-    `active_at` is when trouble was last heard of; `firing` counts its alerts that have not resolved.
+    Times are seconds since the epoch. `active_at` is when trouble was last heard of, `firing` counts the alerts that
+    have not resolved, `news` the logs that came in while it was being diagnosed.
     """
 
     id: int
@@ -178,9 +179,13 @@ class Board:
     incidents: dict[int, Incident] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
     seen: dict[str, int | None] = field(default_factory=dict)  # dedup key -> incident, or None for kept context
+    _by_service: dict[str, list[Incident]] = field(default_factory=dict)
 
     def place_all(self, arrivals: Sequence[Arrival], now: float) -> list[Placement]:
         """Place a batch; the answer is in the order of `arrivals`."""
+        self._by_service = {}
+        for incident in self.incidents.values():
+            self._by_service.setdefault(incident.service, []).append(incident)
         placed: dict[int, Placement] = {}
         for index in sorted(range(len(arrivals)), key=lambda number: arrivals[number].rank):
             placed[index] = self._place(arrivals[index], now)
@@ -222,8 +227,7 @@ class Board:
                 reason = "a line that looks wrong opened this incident"
         self._attach(incident, item, now)
         if event.status == "firing":
-            over = dedup_key_of_resolve(event, episode) in self.seen
-            self._fire(incident, event, episode, known, over, now)
+            self._fire(incident, event, episode, now)
         return Placement(arrival=item, dedup_key=key, incident_id=incident.id, reason=reason)
 
     def _find(self, item: Arrival, known: Alert | None, now: float) -> tuple[Incident | None, str]:
@@ -238,10 +242,10 @@ class Board:
         if service == UNKNOWN_SERVICE:
             return None, ""
         near = [
-            incident for incident in self.incidents.values()
-            if incident.service == service and now - incident.active_at <= window_s
-            and now - incident.opened_at <= window_s * GROUP_LIFE_WINDOWS
-        ]  # fmt: skip
+            incident
+            for incident in self._by_service.get(service, ())
+            if now - incident.active_at <= window_s and now - incident.opened_at <= window_s * GROUP_LIFE_WINDOWS
+        ]
         if not near:
             return None, ""
         incident = max(near, key=lambda found: (found.active_at, abs(found.id)))
@@ -257,6 +261,7 @@ class Board:
             opened_at=now, active_at=now, updated_at=now, waiting_since=now, due_at=now + self.rules.settle_s,
         )  # fmt: skip
         self.incidents[incident.id] = incident
+        self._by_service.setdefault(incident.service, []).append(incident)
         return incident
 
     def _attach(self, incident: Incident, item: Arrival, now: float) -> None:
@@ -272,7 +277,7 @@ class Board:
         if worse:
             incident.severity = event.severity
         if incident.state == "diagnosing":
-            incident.news += bool(event.lines) or worse
+            incident.news += bool(event.lines)
         elif incident.state == "diagnosed":
             self._ask_again(incident, worse=worse, lines=bool(event.lines), now=now)
         elif incident.attempts == 0:
@@ -284,23 +289,23 @@ class Board:
             incident.state, incident.waiting_since, incident.attempts = "waiting", now, 0
             incident.due_at = now + self.rules.settle_s
 
-    def _fire(
-        self, incident: Incident, event: Event, episode: str, known: Alert | None, over: bool, now: float
-    ) -> None:
-        """Record that an alert fires. `over`: its resolve came before it."""
-        late = known is not None and (known.starts_at or 0.0) > (event.starts_at or 0.0)
-        if known is not None and late:
-            return
-        was_firing = known is not None and known.firing
-        if known is not None and was_firing and known.incident_id != incident.id:
+    def _fire(self, incident: Incident, event: Event, episode: str, now: float) -> None:
+        """Record that an alert fires, unless its resolve came before it, or it is a text, which nobody resolves."""
+        key = alert_key(event)
+        known = self.alerts.get(key)
+        if known is not None and (known.starts_at or 0.0) > (event.starts_at or 0.0):
+            return  # an older firing, delivered late
+        fires = event.source != "text" and f"{event.source}|resolved|{episode}|{event.fingerprint}" not in self.seen
+        if known is not None and known.firing:
             self._stop(self.incidents.get(known.incident_id), now)
-            was_firing = False
-        incident.firing += (not over) - was_firing
-        if event.source != "text":  # nobody resolves a text
-            incident.resolved_at = None if incident.firing > 0 else now
-        self.alerts[alert_key(event)] = Alert(
-            key=alert_key(event), incident_id=incident.id, episode=episode, starts_at=event.starts_at, firing=not over,
-            seen_at=now, changed=True,
+        if fires:
+            incident.firing += 1
+            incident.resolved_at = None
+        elif event.source != "text" and incident.firing == 0:
+            incident.resolved_at = now
+        self.alerts[key] = Alert(
+            key=key, incident_id=incident.id, episode=episode, starts_at=event.starts_at, firing=fires, seen_at=now,
+            changed=True,
         )  # fmt: skip
 
     def _resolve(self, item: Arrival, key: str, known: Alert | None, now: float) -> Placement:
@@ -327,8 +332,3 @@ class Board:
         incident.updated_at, incident.changed = now, True
         if incident.firing == 0:
             incident.resolved_at = now
-
-
-def dedup_key_of_resolve(event: Event, episode: str) -> str:
-    """The delivery that would end this firing; known if it came first."""
-    return f"{event.source}|resolved|{episode}|{event.fingerprint}"

@@ -11,5 +11,7 @@ from midwatch.copilot.intake.loki import Loki
 from midwatch.copilot.intake.source import Source
 from midwatch.copilot.intake.text import Text
 
+__all__ = ["SOURCES", "Source"]
+
 SOURCES: tuple[Source, ...] = (Alertmanager(), Loki(), Text())
 """Every hook there is; a new source is a file here and a place in this row."""

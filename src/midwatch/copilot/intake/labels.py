@@ -23,7 +23,7 @@ _EXPORTER = re.compile(
     r"(?:^|[-_/])(?:node|node-?exporter|kube-state-metrics|cadvisor|kubelet|blackbox(?:-exporter)?|pushgateway"
     r"|kubernetes-(?:pods|nodes|services|service-endpoints|cadvisor|apiservers))$"
 )
-_SAFE = "[bcdfghjklmnpqrstvwxz2456789]"  # Kubernetes draws its suffixes from these, k8s.io/apimachinery `rand.SafeEncodeString`
+_SAFE = "[bcdfghjklmnpqrstvwxz2456789]"  # the letters of a pod's suffix: k8s.io/apimachinery, `rand.SafeEncodeString`
 _POD_SUFFIX = re.compile(rf"-(?:{_SAFE}{{6,10}}-)?{_SAFE}{{5}}$|-\d+$")
 _PORT = re.compile(r"^(\[[0-9a-fA-F:]+\]|[^:]+):\d+$")
 _SEVERITIES: dict[str, Severity] = {

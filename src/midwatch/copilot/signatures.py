@@ -1,0 +1,264 @@
+"""What do the lines say is wrong? Rules over the lines, weighed into a ranking of categories with the lines that say so.
+
+Cause beats symptom: an expired certificate also refuses connections and makes a gateway answer 502, so where the cause is
+plain its symptoms count little. Of two causes the one that began first counts more. A recovery after the last symptom, a
+planned maintenance or a watchdog makes a false alarm only if nothing that cannot heal by itself is left unresolved.
+Nothing that a log says about the diagnosis itself has any effect: only the signatures of `rules.py` count.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from midwatch.copilot import rules
+from midwatch.copilot.rules import RULES
+
+MIN_SCORE = 2.5
+"""A category below this weight is not named at all."""
+UNSEEN = 4.0
+"""Weight kept for what no rule knows; it keeps a lone hint from looking certain."""
+MAX_MATCHES_PER_LITERAL = 400
+MAX_LINE_CHARS = 1_500
+
+_LEVEL_FACTOR = {"debug": 0.4, "info": 0.75, "warning": 0.95}
+_BUSINESS = ("service_routing", "health_probe", "network_connectivity", "dependency_failure")
+
+BEATS: dict[str, tuple[str, ...]] = {
+    "dns_resolution": _BUSINESS,
+    "tls_cert_expiry": (*_BUSINESS, "authn_authz"),
+    "oom_memory": (*_BUSINESS, "code_defect_crash", "node_control_plane", "queue_backlog", "cpu_saturation", "scheduling_capacity"),
+    "disk_storage_full": (
+        *_BUSINESS, "code_defect_crash", "queue_backlog", "node_control_plane", "database_slow_or_locked", "scheduling_capacity",
+        "storage_volume_mount", "image_pull_artifact", "ci_test_failure", "ci_build_dependency",
+    ),
+    "connection_exhaustion": (*_BUSINESS, "queue_backlog"),
+    "quota_rate_limit": (*_BUSINESS, "queue_backlog", "image_pull_artifact", "authn_authz"),
+    "scheduling_capacity": (*_BUSINESS, "deploy_regression"),
+    "image_pull_artifact": (*_BUSINESS, "authn_authz", "deploy_regression", "dns_resolution"),
+    "config_env_error": (*_BUSINESS, "code_defect_crash"),
+    "code_defect_crash": _BUSINESS,
+    "deploy_regression": (*_BUSINESS, "database_slow_or_locked"),
+    "authn_authz": (*_BUSINESS, "code_defect_crash"),
+    "database_slow_or_locked": (*_BUSINESS, "queue_backlog"),
+    "storage_volume_mount": (*_BUSINESS, "scheduling_capacity"),
+    "node_control_plane": (*_BUSINESS, "scheduling_capacity"),
+    "cpu_saturation": ("health_probe", "dependency_failure"),
+    "network_connectivity": ("service_routing", "dependency_failure", "health_probe"),
+    "service_routing": ("dependency_failure",),
+    "queue_backlog": ("dependency_failure",),
+    "ci_test_failure": ("code_defect_crash",),
+    "ci_build_dependency": ("code_defect_crash",),
+}
+"""Which categories are mere symptoms while a cause is plain."""
+
+SOFT = frozenset({
+    "network_connectivity", "service_routing", "health_probe", "dependency_failure", "cpu_saturation", "queue_backlog",
+    "node_control_plane", "dns_resolution", "database_slow_or_locked", "connection_exhaustion", "quota_rate_limit",
+})
+"""Troubles that can pass by themselves; a recovery line after the last of them makes them a false alarm."""
+
+_LETTERS = "".join(chr(code) if 97 <= code <= 122 else " " for code in range(128))
+_FRAGMENTS = {
+    literal: max(re.findall(r"[a-z]*", literal), key=len) for rule in RULES for literal in rule.literals
+}
+_CI = frozenset({"ci_test_failure", "ci_build_dependency"})
+_ONSET_CATEGORIES = frozenset({"code_defect_crash", "database_slow_or_locked", "cpu_saturation", *_BUSINESS})
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A rule that matched a line (a position in the scanned sequence; -1 is the alert's own words)."""
+
+    line: int
+    category: str
+    rule: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A category with its weight, its share of all weight, and the lines that say so, the strongest first."""
+
+    category: str
+    score: float
+    share: float
+    lines: tuple[int, ...]
+
+
+def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> list[Hit]:
+    """Find every rule's lines. `lines` are lower-case; `alert` is the alert's title and message.
+
+    A literal's longest word is looked for among the log's distinct words first, then the literal in the joined text, so a
+    rule that has nothing to say costs a few microseconds and no pattern.
+    """
+    texts = [line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] for line in lines]
+    joined = "\n".join(texts)
+    starts, position = [], 0
+    for text in texts:
+        starts.append(position)
+        position += len(text) + 1
+    words = "\n".join(set(joined.translate(_LETTERS).split()))
+    places: dict[str, list[int]] = {}
+    hits: list[Hit] = []
+    for index, rule in enumerate(RULES):
+        candidates: set[int] = set()
+        for literal in rule.literals:
+            if literal not in places:
+                likely = _FRAGMENTS[literal] in words
+                places[literal] = _find_lines(joined, literal, starts) if likely else []
+            candidates.update(places[literal])
+        for line in sorted(candidates):
+            if _matches(rule, texts[line]):
+                level = levels[line] if levels else ""
+                factor = 1.0 if rule.category == "benign_false_alarm" else _LEVEL_FACTOR.get(level, 1.0)
+                hits.append(Hit(line, rule.category, index, rule.weight * factor))
+    for text in alert.lower()[: 4 * MAX_LINE_CHARS].splitlines():
+        hits += [
+            Hit(-1, rule.category, index, rule.weight * 0.5)
+            for index, rule in enumerate(RULES)
+            if any(literal in text for literal in rule.literals) and _matches(rule, text[:MAX_LINE_CHARS])
+        ]
+    return hits
+
+
+def _find_lines(joined: str, literal: str, starts: list[int]) -> list[int]:
+    found: list[int] = []
+    at = joined.find(literal)
+    while at >= 0 and len(found) < MAX_MATCHES_PER_LITERAL:
+        line = bisect.bisect_right(starts, at) - 1
+        found.append(line)
+        at = joined.find(literal, starts[line + 1]) if line + 1 < len(starts) else -1
+    if at >= 0:  # a flood: look at its end too
+        end = len(joined)
+        for _ in range(MAX_MATCHES_PER_LITERAL // 4):
+            at = joined.rfind(literal, 0, end)
+            if at < 0:
+                break
+            line = bisect.bisect_right(starts, at) - 1
+            found.append(line)
+            end = starts[line]
+    return found
+
+
+def _matches(rule: rules.Rule, text: str) -> bool:
+    match = rule.pattern.search(text)
+    if match is None:
+        return False
+    if rule.category == "benign_false_alarm":
+        return True
+    if rules.PASSED.search(text) is not None:
+        return False
+    return not any(no.start() < match.end() and match.start() < no.end() for no in rules.NEGATED.finditer(text))
+
+
+def is_ci_log(joined_lower: str, hits: Sequence[Hit]) -> bool:
+    """Whether the log comes from a build server or a test runner."""
+    marks = sum(mark in joined_lower for mark in rules.CI_MARKS)
+    strong = {hit.rule for hit in hits if hit.category in _CI and hit.weight >= 7}
+    return marks >= 2 or (marks == 1 and bool(strong)) or len(strong) >= 2
+
+
+def rank(
+    hits: Sequence[Hit], *, ci: bool = False, counts: Sequence[int] = (), rollout: int | None = None,
+    order: Sequence[int] = (), last: Sequence[int] = (),
+) -> list[Signal]:
+    """Weigh hits into categories, the likeliest first; empty if nothing is said plainly enough.
+
+    `counts[i]` is how many lines of the log line i stands for, `order[i]` and `last[i]` the places of the first
+    and the last of those (by default i), `rollout` the place of the first line that says a new version went out.
+    """
+    by_rule: dict[str, dict[int, list[Hit]]] = defaultdict(lambda: defaultdict(list))
+    for hit in hits:
+        by_rule[hit.category][hit.rule].append(hit)
+    scores: dict[str, float] = {}
+    lines: dict[str, list[int]] = {}
+    onset: dict[str, int] = {}
+    ended: dict[str, int] = {}
+    last = last or order
+    for category, matched in by_rule.items():
+        strengths: list[float] = []
+        placed: list[tuple[float, int]] = []
+        for group in matched.values():
+            best = max(hit.weight for hit in group)
+            seen = sum(counts[hit.line] if counts and hit.line >= 0 else 1 for hit in group)
+            strengths.append(best * _context(category, ci) * (1 + 0.05 * min(math.log2(seen), 6)))
+            placed += [(-hit.weight, hit.line) for hit in group if hit.line >= 0]
+        strengths.sort(reverse=True)
+        scores[category] = strengths[0] + 0.35 * sum(strengths[1:4])
+        lines[category] = list(dict.fromkeys(line for _, line in sorted(placed)))
+        onset[category] = min((order[line] if order else line for _, line in placed), default=1 << 60)
+        ended[category] = max((last[line] if last else line for _, line in placed), default=-1)
+    _weigh_rollout(scores, lines, onset, rollout)
+    _weigh_false_alarm(scores, by_rule, ended)
+    _weigh_causes(scores, onset)
+    kept = {category: score for category, score in scores.items() if score >= MIN_SCORE}
+    total = sum(kept.values()) + UNSEEN
+    ranked = sorted(kept, key=lambda name: (-kept[name], onset.get(name, 0), name))
+    return [Signal(name, kept[name], kept[name] / total, tuple(lines[name])) for name in ranked]
+
+
+def _context(category: str, ci: bool) -> float:
+    """How much a category counts, knowing whether this is a build's log."""
+    if category in _CI:
+        return 1.0 if ci else 0.4
+    if not ci:
+        return 1.0
+    return {"code_defect_crash": 0.55, "benign_false_alarm": 0.3, "config_env_error": 0.6, "health_probe": 0.4,
+            "deploy_regression": 0.5, "queue_backlog": 0.4, "service_routing": 0.5, "network_connectivity": 0.7,
+            "dependency_failure": 0.6}.get(category, 0.85)
+
+
+def _weigh_rollout(
+    scores: dict[str, float], lines: dict[str, list[int]], onset: dict[str, int], rollout: int | None,
+) -> None:
+    """Errors that begin only after a new version went out speak for the version."""
+    if rollout is None:
+        return
+    troubles = [name for name, score in scores.items() if score >= 4 and name not in {"benign_false_alarm", "deploy_regression"}]
+    if not troubles or any(onset[name] < rollout for name in troubles):
+        return
+    if all(name in _ONSET_CATEGORIES for name in troubles):
+        top = max(scores[name] for name in troubles)
+        scores["deploy_regression"] = max(scores.get("deploy_regression", 0.0), 0.0) * 0.5 + top + 0.5
+        first = min(troubles, key=lambda name: onset[name])
+        lines["deploy_regression"] = list(dict.fromkeys([*lines.get("deploy_regression", []), *lines[first][:2]]))
+        onset["deploy_regression"] = rollout
+
+
+def _weigh_false_alarm(
+    scores: dict[str, float], by_rule: dict[str, dict[int, list[Hit]]], ended: dict[str, int],
+) -> None:
+    """A false alarm is what has passed or was planned; whatever cannot pass by itself forbids it."""
+    benign = "benign_false_alarm"
+    if benign not in scores:
+        return
+    troubles = [name for name, score in scores.items() if name != benign and score >= 3]
+    if any(name not in SOFT for name in troubles):
+        scores[benign] *= 0.25
+        return
+    planned = any(RULES[rule].weight >= 6 and "recover" not in RULES[rule].literals for rule in by_rule[benign])
+    for name in troubles:
+        if ended[name] <= ended[benign]:
+            scores[name] *= 0.3
+        elif planned:
+            scores[name] *= 0.7
+        else:
+            scores[benign] *= 0.4
+
+
+def _weigh_causes(scores: dict[str, float], onset: dict[str, int]) -> None:
+    plain = {name for name, score in scores.items() if score >= 5.5}
+    for cause in sorted(plain, key=lambda name: -scores[name]):
+        for symptom in BEATS.get(cause, ()):
+            if symptom in scores and cause not in BEATS.get(symptom, ()):
+                scores[symptom] *= 0.35
+    real = [name for name in scores if name != "benign_false_alarm" and scores[name] >= MIN_SCORE]
+    if len(real) > 1:
+        first = min(real, key=lambda name: onset[name])
+        if onset[first] < min(onset[name] for name in real if name != first):
+            scores[first] *= 1.1
