@@ -60,6 +60,8 @@ class AppSettings(_Section):
     """Address of the hooks and the page. Hooks without a secret are accepted from this machine only."""
     port: int = Field(default=8010, ge=0, le=65535)
     """Port of the hooks and the page."""
+    public_url: str | None = None
+    """Address of the page as people reach it, for links in messages; None means `http://HOST:PORT`."""
     max_body_bytes: int = Field(default=10_000_000, ge=1_000)
     """Largest request body that a hook reads, bytes; a larger one is answered 413."""
 

@@ -8,6 +8,7 @@ import typer
 
 from midwatch import __version__
 from midwatch.cli import models, serve
+from midwatch.cli.app import register as register_app
 from midwatch.errors import MidwatchError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 
 models.register(app)
+register_app(app)
 serve.register(app)
 
 
