@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import uvicorn
@@ -20,7 +20,10 @@ from midwatch.serving.app import create_app
 from midwatch.serving.host import Served
 from midwatch.settings import EngineSettings
 
-DRAIN_S = 8
+if TYPE_CHECKING:
+    from midwatch.engine.engine import Engine
+
+DRAIN_S = 7
 """How long answers in flight may go on after SIGTERM, seconds; shorter than a supervisor's patience."""
 
 
@@ -50,8 +53,12 @@ def run(settings: EngineSettings, cache_dir: Path, *, json_logs: bool, announce:
         server_header=False,
     )
     server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _already_drained)  # uvicorn raises the signal again once it has drained
+        signal.signal(number, stop)  # uvicorn takes them over, and raises them again once it has drained
     host, port = listener.getsockname()[:2]
     announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     server.run(sockets=[listener])
@@ -62,12 +69,12 @@ def run(settings: EngineSettings, cache_dir: Path, *, json_logs: bool, announce:
 @asynccontextmanager
 async def open_engine(settings: EngineSettings, cache_dir: Path) -> AsyncIterator[Served]:
     """The embedded engine, loaded on a thread and started; closed at the end."""
+    from midwatch.engine.async_engine import AsyncEngine
 
     def load() -> Engine:
-        return Engine.load(hub.resolve(settings.model, cache_dir), settings)
+        from midwatch.engine.engine import Engine  # takes a second, in which /health should answer
 
-    from midwatch.engine.async_engine import AsyncEngine
-    from midwatch.engine.engine import Engine
+        return Engine.load(hub.resolve(settings.model, cache_dir), settings)
 
     engine = await asyncio.to_thread(load)
     running = AsyncEngine(engine)
@@ -125,7 +132,3 @@ def _log_config(*, json_logs: bool) -> dict[str, Any]:
             "uvicorn.access": {"level": "INFO" if json_logs else "WARNING"},
         },
     }
-
-
-def _already_drained(*_: object) -> None:
-    """The signal did its work already."""
