@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from starlette.datastructures import QueryParams
-from starlette.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -27,6 +28,13 @@ def asset(name: str) -> str:
 
 class CachedStatic(StaticFiles):
     """Static files with an ETag: kept for a year under a versioned URL, asked for again each time without."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file, or a plain 404 or 405 (an answer, not an exception, so that it gets the security headers too)."""
+        try:
+            return await super().get_response(path, scope)
+        except HTTPException as error:
+            return PlainTextResponse(error.detail, status_code=error.status_code)
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200,
