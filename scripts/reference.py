@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from midwatch.cli import app
+from midwatch.cli import cli
 from midwatch.settings import ProviderSettings, Settings, SourceSettings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -93,7 +93,7 @@ def _commands(command: Any, name: str) -> list[str]:
 def commands_page() -> str:
     """Every command with its help."""
     head = ["# Commands", "", "Each command ends with 0 when it did its work, 2 when it says what to mend.", ""]
-    return "\n".join([*head, *_commands(typer.main.get_command(app), "midwatch")]).rstrip() + "\n"
+    return "\n".join([*head, *_commands(typer.main.get_command(cli), "midwatch")]).rstrip() + "\n"
 
 
 def main() -> None:

@@ -7,24 +7,21 @@ import sys
 import typer
 
 from midwatch import __version__
-from midwatch.cli import models, serve
-from midwatch.cli.app import register as register_app
+from midwatch.cli import app, models, serve, up
 from midwatch.errors import MidwatchError
 
-app = typer.Typer(
+cli = typer.Typer(
     name="midwatch",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Stand the middle watch: alerts and logs in, a cited and honest diagnosis out.",
 )
-
-models.register(app)
-register_app(app)
-serve.register(app)
+for verbs in (up, models, serve, app):
+    verbs.register(cli)
 
 
-@app.callback(invoke_without_command=True)
+@cli.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
     if version:
         typer.echo(f"midwatch {__version__}")
@@ -34,7 +31,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 def main() -> None:
     """Run the command line. A `MidwatchError` becomes two plain sentences on stderr and exit code 2."""
     try:
-        app()
+        cli()
     except MidwatchError as error:
         typer.secho(f"midwatch: {error.what}", fg="red", err=True)
         if error.next_step:
