@@ -134,7 +134,7 @@ def need_space(folder: Path, needed_bytes: int, tools: Tools) -> None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a disk that is full, over quota or read-only into a `DownloadError` that says so."""
+    """Turn a disk that is full, over quota, or not to be written to into a `DownloadError` that says so."""
     try:
         yield
     except OSError as error:
@@ -144,7 +144,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 "Free some space, or set MIDWATCH_CACHE_DIR to a folder on a larger disk, and run the command again; "
                 "it continues where it stopped.",
             ) from None
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}:
             raise DownloadError(
                 f"{folder} cannot be written to ({error.strerror}).",
                 "Set MIDWATCH_CACHE_DIR to a folder that you own.",

@@ -171,7 +171,6 @@ def fetch_from_hugging_face(
         HFValidationError,
         HTTPError,
         LocalEntryNotFoundError,
-        RepositoryNotFoundError,
     )
 
     try:
@@ -201,12 +200,14 @@ def fetch_from_hugging_face(
                     raise DownloadError(f"{repo} has no file {chosen}.", f"It has: {_some(sizes, '.gguf')}.")
                 need_space(cache, sizes[chosen], tools)
                 got = hf_hub_download(repo, chosen, cache_dir=cache, revision=info.sha, endpoint=endpoint)
-    except (RepositoryNotFoundError, HFValidationError):
-        raise DownloadError(
-            f"The hub has no repository {repo}, or wants a login for it.",
-            "Check the name; for a gated model accept its licence there and run `hf auth login`.",
-        ) from None
+    except HFValidationError as error:
+        raise DownloadError(f"{repo} is no name of a repository: {error!s:.200}.", "Write hf:ORG/NAME.") from None
     except HfHubHTTPError as error:
+        if error.response.status_code in {401, 403, 404}:
+            raise DownloadError(
+                f"The hub has no repository {repo}, or wants a login for it.",
+                "Check the name; for a gated model accept its licence there and run `hf auth login`.",
+            ) from None
         raise DownloadError(f"The hub refused: {str(error).splitlines()[0]:.200}", "Try again later.") from None
     except (LocalEntryNotFoundError, HTTPError, ConnectionError, TimeoutError) as error:
         raise DownloadError(
