@@ -174,6 +174,9 @@ def _sandbox(budget: _Budget) -> Any:
                 return attr in STRING_METHODS
             return super().is_safe_attribute(obj, attr, value)
 
+        def wrap_str_format(self, value: Any) -> None:
+            """No `str.format`: a width in it makes text of any size."""
+
     return Sandbox
 
 

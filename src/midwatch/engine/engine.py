@@ -44,6 +44,7 @@ class Engine:
         self._scheduler = Scheduler(settings.max_num_seqs, settings.max_num_batched_tokens)
         self._kv = KVStore(transformer.config, transformer.dtype, max_model_len)
         self._grammars = GrammarCompiler(tokenizer)
+        self._finished: list[Sequence] = []
         self._ids = itertools.count(_SCRATCH_ID + 1)
         self._prompt_tokens = self._generated = self._forced = self._requests = self._aborted = self._steps = 0
         self._step_seconds = self._last_step_ms = 0.0
@@ -72,7 +73,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """True while any request is unfinished."""
-        return self._scheduler.has_work
+        return self._scheduler.has_work or bool(self._finished)
 
     def chat_prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         """The prompt ids of a conversation of {"role", "content"} messages, ready for the assistant's turn."""
@@ -125,7 +126,11 @@ class Engine:
         """Queue a prepared request."""
         self._requests += 1
         self._prompt_tokens += sequence.num_prompt_tokens
-        self._scheduler.add(sequence)
+        self._generated += sequence.num_completion_tokens
+        if sequence.finish_reason is not None:  # the grammar left nothing to choose: no step is needed
+            self._finished.append(sequence)
+        else:
+            self._scheduler.add(sequence)
 
     def abort(self, request_id: int) -> bool:
         """Drop a request and free what it holds; False if it is unknown or already finished."""
@@ -140,9 +145,11 @@ class Engine:
         Nothing to do: no outputs.
         """
         started = time.perf_counter()
+        finished = [sequence.take_output() for sequence in self._finished]
+        self._finished.clear()
         chunks = self._scheduler.schedule()
         if not chunks:
-            return []
+            return finished
         logits_RV = self._run(chunks)
         due = [chunk.sequence for chunk in chunks if chunk.reaches_end]
         for chunk in chunks:
@@ -152,7 +159,7 @@ class Engine:
         elapsed = time.perf_counter() - started
         self._step_seconds += elapsed
         self._last_step_ms = elapsed * 1e3
-        return outputs
+        return finished + outputs
 
     def prompt_logits(self, prompt_ids: Ids[int]) -> torch.Tensor:
         """Float32 logits after every token of a text, [T, V]:

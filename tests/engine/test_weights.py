@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from engine_models import write_tiny_gguf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from midwatch.engine.quantize import dequantize, make_linear
+from midwatch.engine.weights import GGUF, BlockTensor, read_config
+from midwatch.errors import ModelError
+
+
+def header(keys: bytes = b"", num_keys: int = 0, num_tensors: int = 0, version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, num_tensors, num_keys) + keys
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def parse(tmp_path: Path, data: bytes) -> GGUF:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    return GGUF(path)
+
+
+def test_the_header_is_read_as_the_reference_reader_reads_it(tiny_path: Path) -> None:
+    ours, theirs = GGUF(tiny_path), gguf.GGUFReader(tiny_path)
+    for key, field in theirs.fields.items():
+        if not key.startswith("GGUF."):
+            assert ours.metadata[key] == field.contents(), key
+    assert ours.tensor_names == tuple(tensor.name for tensor in theirs.tensors)
+
+
+def test_the_shape_of_smollm2_is_read(smollm2_path: Path) -> None:
+    config = read_config(GGUF(smollm2_path))
+    assert (config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads) == (30, 576, 9, 3)
+    assert (config.vocab_size, config.context_length, config.rope_base) == (49152, 8192, 100_000.0)
+    assert config.tied_embeddings
+
+
+@pytest.mark.parametrize("cut", [0, 3, 10, 23, 24, 30, 100, 1000, -1, -4000])
+def test_a_cut_file_is_a_model_error(tiny_path: Path, tmp_path: Path, cut: int) -> None:
+    with pytest.raises(ModelError):
+        parse(tmp_path, tiny_path.read_bytes()[:cut])
+
+
+@pytest.mark.parametrize(("data", "why"), [
+    (b"not a model at all, just text", "magic"),
+    (header(version=1), "version"),
+    (header(version=3 << 24), "version"),
+    (header(num_keys=2**63), "claims"),
+    (header(num_tensors=2**40), "claims"),
+    (header(num_keys=1, keys=struct.pack("<Q", 2**62)), "claims a name"),
+    (header(num_keys=1, keys=text(b"k") + struct.pack("<I", 77)), "unknown type"),
+    (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 4, 2**60)), "past the end"),
+    (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 8, 2**60)), "past the end"),
+    (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 9, 1)), "array of type 9"),
+    (header(num_keys=1, keys=text(b"\xff\xfe") + struct.pack("<II", 4, 1)), "not UTF-8"),
+    (header(num_keys=1, keys=text(b"general.alignment") + struct.pack("<II", 4, 0)), "alignment"),
+    (header(num_tensors=1, keys=text(b"t") + struct.pack("<I", 900)), "dimensions"),
+    (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 2**62, 0, 0)), "ends inside"),
+    (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 4, 0, 2**63)), "ends inside"),
+    (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 31, 2, 0)), "cannot hold"),
+    (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 32, 99, 0)), "unknown type 99"),
+])
+def test_a_hostile_header_is_a_model_error_that_says_why(tmp_path: Path, data: bytes, why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        parse(tmp_path, data + bytes(64))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_change_of_header_bytes_can_crash_the_reader(
+    tiny_path: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    raw = bytearray(tiny_path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, 8000))
+        raw[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
+    path = tmp_path_factory.getbasetemp() / "fuzzed.gguf"
+    path.write_bytes(raw)
+    try:
+        file = GGUF(path)
+        config = read_config(file)
+        dequantize(file.tensor("token_embd.weight", (config.vocab_size, config.hidden_size)), torch.float32)
+    except ModelError as error:
+        assert error.what
+
+
+def test_a_missing_file_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Cannot read weights"):
+        GGUF(tmp_path / "absent.gguf")
+
+
+def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "other.gguf", architecture="gemma3")
+    with pytest.raises(ModelError, match="'gemma3'"):
+        read_config(GGUF(path))
+
+
+def test_a_tensor_of_another_shape_is_refused(tiny_path: Path) -> None:
+    with pytest.raises(ModelError, match="shape"):
+        GGUF(tiny_path).tensor("token_embd.weight", (1, 1))
+    with pytest.raises(ModelError, match="no tensor"):
+        GGUF(tiny_path).tensor("absent.weight", (1, 1))
+
+
+def block_tensor(values: np.ndarray, kind: str) -> BlockTensor:
+    raw = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+    blocks = torch.from_numpy(np.ascontiguousarray(raw).view(np.uint8).reshape(values.shape[0], -1).copy())
+    return BlockTensor(name="t", ggml_type=kind, rows=values.shape[0], columns=values.shape[1], blocks=blocks)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"])
+def test_dequantized_numbers_equal_the_reference(kind: str) -> None:
+    values = np.random.default_rng(1).normal(0, 1, (48, 96)).astype(np.float32)
+    tensor = block_tensor(values, kind)
+    reference = gguf.quants.dequantize(
+        gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]), gguf.GGMLQuantizationType[kind]
+    )
+    torch.testing.assert_close(dequantize(tensor, torch.float32), torch.from_numpy(reference), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
+@pytest.mark.parametrize("num_tokens", [1, 3, 8, 9])
+def test_the_int4_kernel_multiplies_with_the_files_own_codes(kind: str, num_tokens: int) -> None:
+    random = np.random.default_rng(2)
+    parts = [block_tensor(random.normal(0, 1, (rows, 64)).astype(np.float32), kind) for rows in (64, 32)]
+    x = torch.randn(num_tokens, 64, generator=torch.Generator().manual_seed(0))
+    exact = x @ torch.cat([dequantize(part, torch.float32) for part in parts]).T
+    quick = make_linear(parts, torch.bfloat16, "int4")(x.bfloat16()).float()
+    assert quick.shape == exact.shape
+    assert (quick - exact).norm() / exact.norm() < 0.01
