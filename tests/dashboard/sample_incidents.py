@@ -33,6 +33,7 @@ class MemoryTotals:
     incidents: int
     diagnosed: int
     escalated: int
+    asked_person: int
     tokens: int
     cost_usd: float
     p50_s: float | None
@@ -59,7 +60,7 @@ class MemoryReader:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def list_incidents(self, *, limit: int = 100, before_id: int | None = None) -> list[IncidentView]:
+    def list_incidents(self, limit: int = 100, before_id: int | None = None) -> list[IncidentView]:
         self.reads += 1
         newest_first = sorted(self._views.values(), key=lambda view: -view.id)
         return [view for view in newest_first if before_id is None or view.id < before_id][:limit]
@@ -73,6 +74,7 @@ class MemoryReader:
         times = sorted(view.diagnosed_at - view.opened_at for view in views if view.diagnosed_at is not None)
         return MemoryTotals(
             incidents=len(views), diagnosed=len(answers), escalated=sum(answer.escalated for answer in answers),
+            asked_person=sum(answer.action == "ask_person" for answer in answers),
             tokens=sum(answer.prompt_tokens + answer.completion_tokens for answer in answers),
             cost_usd=sum(answer.cost_usd for answer in answers),
             p50_s=times[len(times) // 2] if times else None,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from dashboard_site import serve
 from markup import Page
 from sample_incidents import HOSTILE, NOW, MemoryReader, finding, incident, many, twelve
 
+from midwatch.copilot import taxonomy
+from midwatch.dashboard import words
 from midwatch.dashboard.security import HEADERS
+from midwatch.dashboard.static_files import static_folder
+from midwatch.errors import MidwatchError
 from midwatch.settings import Settings
 
 PAGES = ["/", "/?before=7", "/?limit=3", "/?theme=dark", "/?limit=none", "/incidents/404", "/incidents/abc",
@@ -66,7 +72,9 @@ async def test_an_unknown_incident_says_so_kindly_and_as_json_under_api(site):
     assert "There is no incident <b>99." in Page(html).text
     answer, body = await site.get("/api/incidents/99")
     assert answer.content_type == "application/json"
-    assert json.loads(body)["error"]["next_step"] == "GET /api/incidents lists those there are."
+    assert json.loads(body)["error"]["next_step"] == (
+        "It may have been in another database; /api/incidents and the list show those there are."
+    )
 
 
 async def test_the_list_says_how_each_incident_stands(site):
@@ -216,3 +224,56 @@ async def test_a_thousand_incidents_can_be_asked_for_at_once(tmp_path):
 
 def test_twelve_sample_incidents_are_twelve():
     assert [view.id for view in twelve()] == list(range(1, 13))
+
+
+async def test_a_message_that_did_not_go_out_is_seen_on_the_list_and_the_incident(site):
+    site.reader.put(replace(site.reader.incident(11), notified_at=None, last_error="slack: 404 no_team"))
+    for path in ("/", "/incidents/11"):
+        _, html = await site.get(path)
+        assert "People could not be told: slack: 404 no_team" in Page(html).text
+        assert Page(html).breaches() == []
+
+
+async def test_an_incident_that_is_read_again_keeps_its_answer_on_the_page(site):
+    site.reader.put(replace(site.reader.incident(11), state="waiting"))
+    _, html = await site.get("/incidents/11")
+    assert "PostgreSQL is out of connections" in Page(html).text
+    assert "New events came in; the log is read again." in Page(html).text
+
+
+class BrokenReader(MemoryReader):
+    """A reader whose disk has gone."""
+
+    def list_incidents(self, limit=100, before_id=None):
+        raise MidwatchError("The database cannot be read.", "Check the disk.")
+
+    def incident(self, incident_id):
+        raise MidwatchError("The database cannot be read.", "Check the disk.")
+
+
+async def test_a_store_that_cannot_be_read_is_a_503_with_words(tmp_path):
+    async for site in serve(BrokenReader(), Settings(state_dir=tmp_path)):
+        for path in ("/", "/incidents/1"):
+            answer, html = await site.get(path)
+            assert answer.status == 503
+            assert "The database cannot be read. Check the disk." in Page(html).text
+        answer, body = await site.get("/api/incidents")
+        assert answer.status == 503
+        assert json.loads(body) == {
+            "error": {"message": "The database cannot be read.", "next_step": "Check the disk."}
+        }
+        answer, body = await site.get("/events")
+        assert body.startswith("retry:")
+
+
+def test_vendored_scripts_are_the_ones_written_down():
+    folder = static_folder() / "vendor"
+    written = (folder / "VENDOR.md").read_text()
+    scripts = sorted(folder.glob("*.js"))
+    assert [script.name for script in scripts] == ["htmx.min.js", "hx-sse.min.js"]
+    for script in scripts:
+        assert hashlib.sha256(script.read_bytes()).hexdigest() in written
+
+
+def test_every_category_of_the_taxonomy_has_words():
+    assert {*taxonomy.IDS, taxonomy.UNKNOWN} <= set(words.CATEGORIES)

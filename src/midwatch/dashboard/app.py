@@ -11,7 +11,7 @@ from typing import Any
 from starlette.datastructures import QueryParams
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 
 from midwatch.copilot.model import IncidentView
@@ -20,7 +20,8 @@ from midwatch.dashboard.reader import IncidentReader
 from midwatch.dashboard.render import Pages
 from midwatch.dashboard.security import SecurityHeaders
 from midwatch.dashboard.static_files import CachedStatic, static_folder
-from midwatch.errors import RequestError
+from midwatch.dashboard.words import plain
+from midwatch.errors import MidwatchError, RequestError
 from midwatch.settings import Settings
 
 LIST_LIMIT = 100
@@ -56,84 +57,77 @@ class _Dashboard:
 
     async def list_page(self, request: Request) -> Response:
         """`/`: the newest incidents, live; with `?before=ID` older ones, as they were."""
-        try:
-            limit, before = _limit(request.query_params), _integer(request.query_params, "before")
-        except RequestError as error:
-            return self._pages.problem(request, error.status, error.what, error.next_step)
 
         def draw() -> Response:
+            limit, before = _limit(request.query_params), _integer(request.query_params, "before")
             views = tuple(self._reader.list_incidents(limit=limit, before_id=before))
             live = before is None and limit == LIST_LIMIT
             return self._pages.list_page(request, views, self._reader.totals(), live=live, more=len(views) == limit)
 
-        return await asyncio.to_thread(draw)
+        return await self._answer(request, draw)
 
     async def incident_page(self, request: Request) -> Response:
         """`/incidents/{id}`: one incident, or a page that says that there is none."""
-
-        def draw() -> Response:
-            view = self._find(request)
-            if view is None:
-                return self._pages.no_incident(request)
-            return self._pages.incident_page(request, view)
-
-        return await asyncio.to_thread(draw)
+        return await self._answer(request, lambda: self._pages.incident_page(request, self._find(request)))
 
     async def log_text(self, request: Request) -> Response:
         """`/incidents/{id}/log`: the log that was diagnosed, whole, as plain text."""
-        view = await asyncio.to_thread(self._find, request)
-        if view is None:
-            return self._pages.no_incident(request)
-        text = "".join(f"{line}\n" for line in view.lines)
-        return PlainTextResponse(text.encode("utf-8", "replace"))
 
-    async def events(self, request: Request) -> Response:
-        """`/events`: changes of the list, or of one incident with `?incident=ID`, as server-sent events."""
-        try:
-            identifier = _integer(request.query_params, "incident")
-        except RequestError as error:
-            return _json_error(error)
-        draw: Callable[[int], Awaitable[str]]
-        if identifier is None:
-            draw = _ListChanges(self._feed, self._pages, request)
-        else:
-            draw = _IncidentChanges(self._reader, self._pages, request, identifier)
-        return StreamingResponse(
-            stream(self._reader, draw), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"},
-        )
+        def draw() -> Response:
+            text = "".join(f"{line}\n" for line in self._find(request).lines)
+            return PlainTextResponse(text.encode("utf-8", "replace"))
+
+        return await self._answer(request, draw)
 
     async def list_json(self, request: Request) -> Response:
         """`/api/incidents?limit=&before=`: incidents newest first, without their lines, long texts cut."""
-        try:
-            limit, before = _limit(request.query_params), _integer(request.query_params, "before")
-        except RequestError as error:
-            return _json_error(error)
 
         def draw() -> Response:
+            limit, before = _limit(request.query_params), _integer(request.query_params, "before")
             views = self._reader.list_incidents(limit=limit, before_id=before)
             return _json({"incidents": [_brief(asdict(replace(view, lines=()))) for view in views]})
 
-        return await asyncio.to_thread(draw)
+        return await self._answer(request, draw)
 
     async def incident_json(self, request: Request) -> Response:
         """`/api/incidents/{id}`: one incident, whole."""
+        return await self._answer(request, lambda: _json(asdict(self._find(request))))
+
+    async def events(self, request: Request) -> Response:
+        """`/events`: changes of the list, or of one incident with `?incident=ID`, as server-sent events."""
 
         def draw() -> Response:
-            view = self._find(request)
-            if view is None:
-                return _json_error(RequestError(
-                    f"There is no incident {request.path_params['id'][:40]!r}.",
-                    "GET /api/incidents lists those there are.", status=404,
-                ))
-            return _json(asdict(view))
+            identifier = _integer(request.query_params, "incident")
+            changes: Callable[[int], Awaitable[str]]
+            if identifier is None:
+                changes = _ListChanges(self._feed, self._pages, request)
+            else:
+                changes = _IncidentChanges(self._reader, self._pages, request, identifier)
+            return StreamingResponse(
+                stream(self._reader, changes), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"},
+            )
 
-        return await asyncio.to_thread(draw)
+        return await self._answer(request, draw)
 
-    def _find(self, request: Request) -> IncidentView | None:
+    async def _answer(self, request: Request, draw: Callable[[], Response]) -> Response:
+        """What `draw` gives on a thread, or the refusal it raises, as JSON under /api and as a page elsewhere."""
+        try:
+            return await asyncio.to_thread(draw)
+        except MidwatchError as error:
+            status = error.status if isinstance(error, RequestError) else 503
+            if request.url.path.startswith(("/api/", "/events")):
+                return _json({"error": {"message": error.what, "next_step": error.next_step}}, status)
+            return self._pages.problem(request, status, error.what, error.next_step)
+
+    def _find(self, request: Request) -> IncidentView:
         text: str = request.path_params["id"]
-        if not (text.isascii() and text.isdigit() and len(text) <= 18):
-            return None
-        return self._reader.incident(int(text))
+        view = self._reader.incident(int(text)) if _is_whole_number(text) else None
+        if view is None:
+            raise RequestError(
+                f"There is no incident {plain(text, 40)}.",
+                "It may have been in another database; /api/incidents and the list show those there are.", status=404,
+            )
+        return view
 
 
 class _ListChanges:
@@ -168,22 +162,29 @@ class _IncidentChanges:
         return await asyncio.to_thread(self._draw)
 
     def _draw(self) -> str:
-        view = self._reader.incident(self._identifier)
-        if view is None or view == self._shown:
+        # The row of the list is cheap to read; the whole incident, with its log, only if the row is different.
+        rows = self._reader.list_incidents(limit=1, before_id=self._identifier + 1)
+        if not rows or rows[0].id != self._identifier or rows[0] == self._shown:
             return ""
-        before, self._shown = self._shown, view
-        return self._pages.incident_changes(self._request, before, view)
+        before, self._shown = self._shown, rows[0]
+        view = self._reader.incident(self._identifier)
+        return self._pages.incident_changes(self._request, before, view) if view else ""
 
 
 def _integer(query: QueryParams, name: str) -> int | None:
     text = query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+    if not _is_whole_number(text):
         raise RequestError(
             f"The parameter {name!r} is not a whole number.", "Leave it out or give digits only.", param=name,
         )
     return int(text)
+
+
+def _is_whole_number(text: str) -> bool:
+    """Whether a text is a number that a database can hold."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def _limit(query: QueryParams) -> int:
@@ -211,9 +212,3 @@ def _brief(document: dict[str, Any]) -> dict[str, Any]:
 def _json(document: Any, status: int = 200) -> Response:
     # ASCII escapes carry any string, lone surrogates included.
     return Response(json.dumps(document), status_code=status, media_type="application/json")
-
-
-def _json_error(error: RequestError) -> JSONResponse:
-    return JSONResponse(
-        {"error": {"message": error.what, "next_step": error.next_step}}, status_code=error.status,
-    )

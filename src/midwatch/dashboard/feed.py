@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from midwatch.copilot.model import IncidentView
 from midwatch.dashboard.reader import IncidentReader, Totals
+from midwatch.errors import MidwatchError
 
 HEARTBEAT_S = 15.0
 """Longest silence on a stream, seconds; proxies close connections that are silent for longer."""
@@ -96,12 +97,16 @@ async def stream(
 ) -> AsyncIterator[bytes]:
     """Messages for one connection, for as long as it is read.
 
-    `draw(revision)` gives the HTML to send for a revision, or "" if nothing on this page is different.
+    `draw(revision)` gives the HTML to send for a revision, or "" if nothing on this page is different. The stream ends
+    when it raises a `MidwatchError`.
     """
     yield b"retry: 1000\n: Midwatch\n\n"
     seen = await reader.wait_change(-1, 0.0)
     while True:
-        html = await draw(seen)
+        try:
+            html = await draw(seen)
+        except MidwatchError:
+            return  # the store cannot be read now; the page says that it is not live, and connects again
         if html:
             yield encode(html, seen)
         # Not a wait for a condition: the pace of repaints. Changes of this time arrive together in the next message.

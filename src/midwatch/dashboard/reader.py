@@ -19,6 +19,10 @@ class Totals(Protocol):
         """Incidents with a diagnosis."""
 
     @property
+    def asked_person(self) -> int:
+        """Incidents that the last diagnosis left to a person."""
+
+    @property
     def escalated(self) -> int:
         """Diagnoses for which the bigger model was asked."""
 
@@ -42,7 +46,7 @@ class Totals(Protocol):
 class IncidentReader(Protocol):
     """What the dashboard reads. The blocking calls are made on a thread, `wait_change` on the event loop."""
 
-    def list_incidents(self, *, limit: int = 100, before_id: int | None = None) -> list[IncidentView]:
+    def list_incidents(self, limit: int = 100, before_id: int | None = None) -> list[IncidentView]:
         """The newest incidents first, older than `before_id` if given; `lines` may be empty."""
 
     def incident(self, incident_id: int) -> IncidentView | None:

@@ -57,14 +57,6 @@ class Pages:
         announcement = _sentence(view) if answered_now else ""
         return self._draw(request, "_incident_changes.html", announcement=announcement, **self._incident(view))
 
-    def no_incident(self, request: Request) -> Response:
-        """The page that says that there is no such incident."""
-        name = words.plain(str(request.path_params.get("id", "")), 40)
-        return self.problem(
-            request, 404, f"There is no incident {name}.",
-            "It may have been in another database. The list shows those there are.",
-        )
-
     def problem(self, request: Request, status: int, what: str, next_step: str) -> Response:
         """A page for a request that cannot be served: what is wrong and what to do."""
         return self._page(request, "problem.html", status, what=what, next_step=next_step, number=status)
@@ -125,13 +117,12 @@ def _sentence(view: IncidentView) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, auto_reload=False,
     )
-    environment.filters.update(
-        visible=words.visible, plain=words.plain, category=words.category, state=words.state,
-        severity=words.severity, answered=words.answered, action=words.action, waiting=words.waiting,
-        duration=words.duration, age=words.age, dollars=words.dollars, clock=words.clock, iso=words.iso,
-        step_parts=words.step_parts,
-    )
+    for name in (
+        "visible", "plain", "category", "state", "severity", "answered", "action", "waiting", "trouble", "duration",
+        "age", "dollars", "clock", "iso", "step_parts",
+    ):
+        environment.filters[name] = getattr(words, name)
     environment.globals["asset"] = asset
     return environment

@@ -113,8 +113,17 @@ def action(diagnosis: Diagnosis) -> tuple[str, Tone]:
     return "Not sure enough: ask a person.", "warn"
 
 
+def trouble(view: IncidentView) -> str:
+    """What went wrong with telling people of an answer that stands; "" if nothing did."""
+    if view.last_error and view.state == "diagnosed":
+        return f"People could not be told: {plain(view.last_error, 240)}"
+    return ""
+
+
 def waiting(view: IncidentView) -> str:
-    """Why there is no diagnosis yet, in one line."""
+    """Why there is no diagnosis yet, in one line; of an incident that is read again, why the answer may change."""
+    if view.finding is not None and not view.last_error:
+        return "New events came in; the log is read again."
     if view.state == "diagnosing":
         return f"The model is reading the log (attempt {view.attempts})." if view.attempts > 1 else \
             "The model is reading the log."

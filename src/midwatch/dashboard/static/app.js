@@ -35,7 +35,7 @@
     const button = event.target.closest("button.copy");
     if (!button) return;
     const source = document.getElementById(button.dataset.copy);
-    let done = "Copied";
+    let done = "copied";
     try {
       await navigator.clipboard.writeText(source.textContent);
     } catch {
@@ -43,10 +43,12 @@
       range.selectNodeContents(source);
       getSelection().removeAllRanges();
       getSelection().addRange(range);
-      done = "Selected";
+      done = "selected";
     }
+    const before = button.dataset.label ?? button.textContent;
+    button.dataset.label = before;
     button.textContent = done;
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    setTimeout(() => { button.textContent = before; }, 1500);
   });
 
   // Keys: j and k move through the rows of the list, or the cited lines of an incident.
