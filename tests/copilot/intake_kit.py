@@ -1,8 +1,9 @@
-"""What the tests of intake, store and workflow share: bodies, findings, a clock that is turned by hand, the real server."""
+"""What the tests of intake, store and workflow share: bodies, findings, a clock turned by hand, the real server."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import socket
@@ -145,7 +146,7 @@ class Receiver:
 
 async def post(url: str, body: bytes, **headers: str) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, JSON body and headers of one post."""
-    async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=headers) as answer:
+    async with aiohttp.ClientSession() as session, session.post(url, data=io.BytesIO(body), headers=headers) as answer:
         text = await answer.read()
         return answer.status, json.loads(text) if text else {}, dict(answer.headers)
 

@@ -92,7 +92,8 @@ def test_an_exporter_is_not_the_service_that_is_broken() -> None:
 
 
 def test_severity_words_of_many_tools_are_understood() -> None:
-    words = {"Critical": "critical", "page": "critical", "error": "high", "warning": "medium", "P4": "low", "none": "info"}
+    words = {"Critical": "critical", "page": "critical", "error": "high", "warning": "medium", "P4": "low"}
+    words["none"] = "info"
     assert {word: severity_of(word) for word in words} == words
     assert severity_of("purple") == "medium"
 
@@ -154,7 +155,8 @@ def test_protobuf_is_refused_with_the_way_to_json() -> None:
 
 
 def test_dirty_text_is_read_and_an_empty_log_is_refused() -> None:
-    (event,) = TEXT.parse(b"\xef\xbb\xbfone\r\ntw\xffo\n\n\n", {"service": "web", "title": "It\nbroke", "severity": "page"})
+    query = {"service": "web", "title": "It\nbroke", "severity": "page"}
+    (event,) = TEXT.parse(b"\xef\xbb\xbfone\r\ntw\xffo\n\n\n", query)
     assert [line.text for line in event.lines] == ["one", "tw\ufffdo"]
     assert (event.service, event.title, event.severity, event.status) == ("web", "It broke", "critical", "firing")
     for empty in (b"", b" \n\t\n"):
@@ -203,7 +205,8 @@ _JSON = st.recursive(
 
 @given(_JSON, _JSON)
 def test_no_json_makes_a_parser_raise_anything_but_a_refusal(one: Any, two: Any) -> None:
-    for document in (one, {"alerts": [one, two]}, {"streams": [{"stream": {"a": one}, "values": [two, ["1", "x", one]]}]}):
+    push = {"streams": [{"stream": {"a": one}, "values": [two, ["1", "x", one]]}]}
+    for document in (one, {"alerts": [one, two]}, push):
         body = json.dumps(document).encode()
         for source in (ALERTMANAGER, LOKI):
             try:

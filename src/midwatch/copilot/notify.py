@@ -153,12 +153,12 @@ class Notifier:
                 if answer.status < 500 and answer.status not in _RETRYABLE_4XX:
                     return Sent(id=message.id, error=f"{error}. Check notify.slack_webhook_url; it is not sent again.")
                 return Sent(id=message.id, error=error, retry_in_s=max(backoff_s, _retry_after_s(answer)))
+        except ValueError:  # aiohttp's InvalidURL is one, so this comes first
+            return Sent(id=message.id, error="notify.slack_webhook_url is not a URL; the message is not sent again.")
         except (aiohttp.ClientError, TimeoutError) as error_:
             return Sent(
                 id=message.id, error=f"the receiver cannot be reached ({type(error_).__name__})", retry_in_s=backoff_s
             )
-        except ValueError:
-            return Sent(id=message.id, error="notify.slack_webhook_url is not a URL; the message is not sent again.")
 
 
 def _retry_after_s(answer: aiohttp.ClientResponse) -> float:

@@ -13,6 +13,7 @@ import orjson
 
 from midwatch.copilot.intake.labels import fingerprint_of, service_of, severity_of
 from midwatch.copilot.intake.source import (
+    JSON_TYPES,
     NAME_CHARS,
     TITLE_CHARS,
     json_object,
@@ -36,8 +37,8 @@ class Alertmanager:
     accepted_status = 202
 
     def check_media_type(self, media_type: str) -> None:
-        """Only JSON; a missing type is taken for JSON."""
-        if media_type not in {"", "application/json"}:
+        """Only JSON; a client that names no real type is taken to send it."""
+        if media_type not in JSON_TYPES:
             raise RequestError(
                 f"This hook reads application/json, not {one_line(media_type, 80)}.",
                 "Point an Alertmanager webhook_config at it, or send Content-Type: application/json.",

@@ -14,6 +14,7 @@ import orjson
 
 from midwatch.copilot.intake.labels import service_of, severity_of
 from midwatch.copilot.intake.source import (
+    JSON_TYPES,
     LATEST_TIME_S,
     TITLE_CHARS,
     json_object,
@@ -35,8 +36,8 @@ class Loki:
     accepted_status = 204
 
     def check_media_type(self, media_type: str) -> None:
-        """Only JSON; a missing type is taken for JSON, protobuf is named with the way out."""
-        if media_type in {"", "application/json"}:
+        """Only JSON; protobuf is refused with the way out."""
+        if media_type in JSON_TYPES:
             return
         raise RequestError(
             f"This hook reads Loki's JSON, not {one_line(media_type, 80)}.",

@@ -16,6 +16,10 @@ TITLE_CHARS = 200
 NAME_CHARS = 120
 MESSAGE_CHARS = 4000
 LATEST_TIME_S = 4_102_444_800.0  # the year 2100: a later time is a wrong unit, not a time
+JSON_TYPES = frozenset(
+    {"", "application/json", "text/json", "application/octet-stream", "application/x-www-form-urlencoded"}
+)
+"""Media types that a JSON hook reads: JSON, and what clients send when nobody told them (curl -d says "form")."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 _SPACE = re.compile(r"\s+")
 
