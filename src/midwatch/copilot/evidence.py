@@ -33,7 +33,7 @@ MAX_SCANNED_WORDINGS = 20_000
 _LEVEL_SCORE = {"critical": 5.0, "error": 4.0, "warning": 1.5, "debug": -1.0}
 _SKELETON = str.maketrans("123456789", "111111111")
 _TELLING = re.compile(r"(?<![\d.])(?:[45]\d\d|13[0-9]|127|100)(?![\d.])")
-_ECHO = re.compile(r"\[36;1m|^\S{0,40}\s*\+{1,2} \w")
+_ECHO = re.compile(r"^\S{0,40}\s*\+{1,2} \w")
 _DEFANG = re.compile(r"<\|+|\|+>|</?(?:log|system|assistant|user|alert)\b|\[/?INST\]|###|```", re.IGNORECASE)
 _PY_TRACE = re.compile(r"^\s*Traceback \(most recent call last\)")
 _FRAME = re.compile(r"^\s*(?:at [\w$.<>]+[ (]|at async |File \"[^\"]{1,300}\", line \d+|\d+: 0x[0-9a-f]+|#\d+ )")
@@ -101,8 +101,6 @@ class _Scan:
         wordings: dict[str, list[int]] = {}
         for index, line in enumerate(lines):
             raw = case.lines[line.at]
-            if "[36;1m" in raw[:60] or _ECHO.match(raw[:80]):
-                continue  # a build server echoing a script is not the script's outcome
             text = (raw if len(raw) < signatures.MAX_LINE_CHARS else clip(raw, signatures.MAX_LINE_CHARS)).lower()
             key = text.translate(_SKELETON)
             if key != text:
@@ -110,19 +108,21 @@ class _Scan:
                 if telling:
                     key += " ".join(telling)
             wordings.setdefault(key, []).append(index)
-        groups = list(wordings.values())
+        groups = [group for group in wordings.values() if not _prints_source(case.lines[lines[group[0]].at], lines[group[0]])]
         if len(groups) > MAX_SCANNED_WORDINGS:
             groups = groups[: MAX_SCANNED_WORDINGS // 2] + groups[-MAX_SCANNED_WORDINGS // 2:]
         first = [group[0] for group in groups]
         texts = [self._text(case.lines[lines[index].at]) for index in first]
         found = signatures.scan(texts, [lines[index].parsed.level for index in first], f"{case.title}\n{case.message}")
         joined = "\n".join(texts[:400] + texts[-400:])
+        order = [lines[index].at for index in first]
         self.ci = signatures.is_ci_log(joined, found)
+        if self.ci:
+            found = signatures.weigh_distance(found, order, self._end_of_build(texts, order))
         rollout = next(
             (lines[first[i]].at for i, text in enumerate(texts)
              if any(word in text for word in rules.ROLLOUT_LITERALS) and rules.ROLLOUT.search(text)), None,
         )
-        order = [lines[index].at for index in first]
         last = [lines[group[-1]].at for group in groups]
         ranked = signatures.rank(
             found, ci=self.ci, counts=[len(group) for group in groups], rollout=rollout, order=order, last=last,
@@ -134,8 +134,20 @@ class _Scan:
         self.hits = [Hit(order[hit.line], hit.category, hit.rule, hit.weight) for hit in found if hit.line >= 0]
 
     @staticmethod
+    def _end_of_build(texts: list[str], order: list[int]) -> int:
+        """The place of the build server's first error, else the end of the log."""
+        return next((order[i] for i, text in enumerate(texts) if "##[error]" in text), order[-1] if order else 0)
+
+    @staticmethod
     def _text(raw: str) -> str:
         return clean(clip(raw, signatures.MAX_LINE_CHARS)).lower()
+
+
+def _prints_source(raw: str, line: _Line) -> bool:
+    """Whether a line shows a script's text (a build server echoes what it will run), which is not the script's outcome."""
+    return (
+        "[36;1m" in raw[:60] or _ECHO.match(raw[:80]) is not None or rules.SOURCE_CODE.search(line.parsed.message[:200]) is not None
+    )
 
 
 def _score(lines: list[_Line], scan: _Scan) -> None:

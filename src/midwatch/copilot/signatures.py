@@ -51,7 +51,9 @@ BEATS: dict[str, tuple[str, ...]] = {
     "network_connectivity": ("service_routing", "dependency_failure", "health_probe"),
     "service_routing": ("dependency_failure",),
     "queue_backlog": ("dependency_failure",),
-    "ci_test_failure": ("code_defect_crash",),
+    "ci_test_failure": (
+        "code_defect_crash", "authn_authz", "config_env_error", "dns_resolution", "tls_cert_expiry", "deploy_regression", *_BUSINESS,
+    ),
     "ci_build_dependency": ("code_defect_crash",),
 }
 """Which categories are mere symptoms while a cause is plain."""
@@ -66,6 +68,7 @@ _LETTERS = "".join(chr(code) if 97 <= code <= 122 else " " for code in range(128
 _FRAGMENTS = {
     literal: max(re.findall(r"[a-z]*", literal), key=len) for rule in RULES for literal in rule.literals
 }
+_PATH = re.compile(r"[\w@.-]/[\w@.-]|^/\w|\w\.(?:js|jsx|ts|tsx|mjs|py|md|mdx|html?|css|go|rs|java|kt|rb|php|json|ya?ml|toml|txt|snap|c|cc|cpp|h|hpp)$")
 _CI = frozenset({"ci_test_failure", "ci_build_dependency"})
 _ONSET_CATEGORIES = frozenset({"code_defect_crash", "database_slow_or_locked", "cpu_saturation", *_BUSINESS})
 
@@ -151,9 +154,20 @@ def _matches(rule: rules.Rule, text: str) -> bool:
         return False
     if rule.category == "benign_false_alarm":
         return True
-    if rules.PASSED.search(text) is not None:
+    if rules.PASSED.search(text) is not None or _in_path(text, match.start(), match.end()):
         return False
     return not any(no.start() < match.end() and match.start() < no.end() for no in rules.NEGATED.finditer(text))
+
+
+def _in_path(text: str, start: int, end: int) -> bool:
+    """Whether a match is one word inside a path or a file's name, such as `docs/not-found-error.md`."""
+    if any(letter.isspace() for letter in text[start:end]):
+        return False
+    while start > 0 and (text[start - 1].isalnum() or text[start - 1] in "._/@+-"):
+        start -= 1
+    while end < len(text) and (text[end].isalnum() or text[end] in "._/@+-"):
+        end += 1
+    return _PATH.search(text[start:end]) is not None
 
 
 def is_ci_log(joined_lower: str, hits: Sequence[Hit]) -> bool:
@@ -161,6 +175,15 @@ def is_ci_log(joined_lower: str, hits: Sequence[Hit]) -> bool:
     marks = sum(mark in joined_lower for mark in rules.CI_MARKS)
     strong = {hit.rule for hit in hits if hit.category in _CI and hit.weight >= 7}
     return marks >= 2 or (marks == 1 and bool(strong)) or len(strong) >= 2
+
+
+def weigh_distance(hits: Sequence[Hit], order: Sequence[int], end: int) -> list[Hit]:
+    """Hits of a build's log, less heavy the further before its `end` they stand: a build stops soon after what fails it."""
+    def factor(hit: Hit) -> float:
+        before = end - order[hit.line] if hit.line >= 0 else 0
+        return 1.0 if before <= 300 else 0.8 if before <= 1_000 else 0.65
+
+    return [Hit(hit.line, hit.category, hit.rule, hit.weight * factor(hit)) for hit in hits]
 
 
 def rank(
