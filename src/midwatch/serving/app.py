@@ -101,7 +101,7 @@ class _Routes:
         """`POST /v1/completions`."""
         received_at = time.perf_counter()
         body = parse(CompletionRequest, await _read(request))
-        served, params, prompt = self.host.ready(body.model), body.params(), body.single_prompt()
+        served, params, prompt = self.host.ready(body.model), body.params(), body.prompt
         with_logprobs = body.logprobs is not None
         return Generation(
             generator=served.generator,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from midwatch.engine.request import SamplingParams
 from midwatch.errors import RequestError
@@ -30,26 +30,33 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    type: Literal["text"]
-    text: str
-
-
 class ChatMessage(BaseModel):
-    """One turn. `developer` is read as `system`; content is a string or a list of text parts."""
+    """One turn. `developer` is read as `system`; content is a string or a list of text parts, read as one string."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_Part]
+    content: str
     name: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _join_parts(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return value
+        parts = value if isinstance(value, list) else [None]
+        texts = [part["text"] for part in parts if _is_text_part(part)]
+        if len(texts) < len(parts):
+            raise ValueError('it must be a string, or a list of {"type": "text", "text": ...} parts')
+        return "".join(texts)
 
     def as_turn(self) -> dict[str, str]:
         """The turn as the chat template reads it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 class StreamOptions(BaseModel):
@@ -104,7 +111,7 @@ class _Request(BaseModel):
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
-    stop: str | list[str] = Field(default_factory=list)
+    stop: list[str] = Field(default_factory=list)
     stop_token_ids: list[int] = Field(default_factory=list)
     response_format: ResponseFormat | None = None
     ignore_eos: bool = False
@@ -121,6 +128,11 @@ class _Request(BaseModel):
                 del kept[name]
         return kept
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list_of_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
     @property
     def include_usage(self) -> bool:
         """True where the stream should end with the token counts."""
@@ -135,7 +147,7 @@ class _Request(BaseModel):
             top_p=self.top_p,
             top_k=self.top_k,
             seed=self.seed,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+            stop=tuple(self.stop),
             stop_token_ids=tuple(self.stop_token_ids),
             logprobs=logprobs,
             json_schema=self.response_format.schema_or_none() if self.response_format else None,
@@ -164,7 +176,7 @@ class ChatCompletionRequest(_Request):
 class CompletionRequest(_Request):
     """The body of `POST /v1/completions`. A prompt is one text or one list of token ids."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[int]
     max_tokens: int = 16
     logprobs: int | None = None
 
@@ -172,16 +184,15 @@ class CompletionRequest(_Request):
         """How to sample. Raises `RequestError` that names the field which is out of range."""
         return self._params(max_tokens=self.max_tokens, logprobs=self.logprobs)
 
-    def single_prompt(self) -> str | list[int]:
-        """The one prompt. Raises `RequestError` where several were sent."""
-        if isinstance(self.prompt, str):
-            return self.prompt
-        first = self.prompt[0] if self.prompt else ""
-        if isinstance(first, int):
-            return [item for item in self.prompt if isinstance(item, int)]
-        if len(self.prompt) > 1:
-            raise RequestError("Several prompts in one request are not served.", "Send one each.", param="prompt")
-        return first
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _only_one_prompt(cls, value: Any) -> Any:
+        """A list of one prompt is that prompt."""
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
+            value = value[0]
+        if isinstance(value, str) or (isinstance(value, list) and all(type(item) is int for item in value)):
+            return value
+        raise ValueError("it must be one string or one list of token ids; send one request for each prompt")
 
 
 _R = TypeVar("_R", bound=_Request)
@@ -203,7 +214,7 @@ def parse(kind: type[_R], body: bytes) -> _R:
 
 def _first_wrong(error: ValidationError) -> RequestError:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    item = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    item = problems[0]
     field = ".".join(str(part) for part in item["loc"])[:120]
     top = str(item["loc"][0])[:120] if item["loc"] else None
     if item["type"] == "extra_forbidden":
@@ -213,4 +224,4 @@ def _first_wrong(error: ValidationError) -> RequestError:
         return RequestError(f"{field} is a field that this server cannot honour.", hint, param=top)
     if item["type"] == "missing":
         return RequestError(f"{field} is missing.", "Add it.", param=top)
-    return RequestError(f"{field}: {item['msg']}.", "Correct it.", param=top)
+    return RequestError(f"{field}: {item['msg'].removeprefix('Value error, ')}.", "Correct it.", param=top)
