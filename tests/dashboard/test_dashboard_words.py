@@ -87,10 +87,17 @@ def test_the_log_is_covered_once_in_order_and_every_citation_is_open(total, data
         assert not part.folded or len(part.rows) <= FOLDED_LINES
 
 
-def test_a_log_without_an_answer_is_one_fold():
-    (part,) = stretches(incident(1, "a", "b", lines=("x", "y")))
-    assert part.folded
-    assert [row.text for row in part.rows] == ["x", "y"]
+@pytest.mark.parametrize(("count", "folded"), [(2, False), (200, True)])
+def test_a_log_without_an_answer_is_one_stretch_open_if_short(count, folded):
+    (part,) = stretches(incident(1, "a", "b", lines=("x",) * count))
+    assert part.folded is folded
+    assert part.count == count
+
+
+def test_a_heading_is_one_line_cut_with_an_ellipsis():
+    assert words.plain("  a\tb\n c ") == "a b␊ c"
+    assert words.plain("word " * 100, 13) == "word word wor…"
+    assert len(words.plain("x" * 5_000_000, 80)) == 81
 
 
 def test_a_log_that_is_no_longer_kept_leaves_its_cited_lines():

@@ -11,6 +11,8 @@ CONTEXT_LINES = 3
 """Lines shown above and below each cited line."""
 FOLDED_LINES = 120
 """Most lines that one fold holds; the whole log is a link away."""
+OPEN_LINES = 40
+"""A log without citations is shown open up to this many lines."""
 LINE_CHARS = 2_000
 """Characters shown of a line near a citation."""
 FOLDED_LINE_CHARS = 400
@@ -112,6 +114,8 @@ def stretches(view: IncidentView) -> list[Stretch]:
     if not view.lines:
         return _citations_alone(view)
     log = _Log(view)
+    if not log.cited and len(view.lines) <= OPEN_LINES:
+        return [log.open(1, len(view.lines))]
     result: list[Stretch] = []
     previous = 0
     for first, last in log.windows():

@@ -7,7 +7,6 @@ that reorder or hide text, so that a line of a log cannot pretend to be another 
 from __future__ import annotations
 
 import re
-import unicodedata
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -72,8 +71,9 @@ def _spell(match: re.Match[str]) -> str:
 
 
 def plain(text: str, limit: int = 300) -> str:
-    """Text for a heading: `visible`, with runs of white space made one space."""
-    return " ".join(visible(unicodedata.normalize("NFC", text), limit).split())
+    """Text for a heading: safe as in `visible`, runs of white space made one space, an ellipsis where it was cut."""
+    shown = " ".join(_UNSAFE.sub(_spell, _ANSI.sub("", text[: limit + 64])).split())
+    return shown if len(shown) <= limit and len(text) <= limit + 64 else shown[:limit].rstrip() + "…"
 
 
 def category(identifier: str) -> str:
