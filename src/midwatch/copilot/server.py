@@ -23,7 +23,7 @@ from midwatch.copilot.intake.body import decompress, read_bounded
 from midwatch.copilot.metrics import Metrics
 from midwatch.copilot.placing import Prepared, prepare
 from midwatch.copilot.store import Store, StoreError
-from midwatch.errors import MidwatchError, RequestError
+from midwatch.errors import MidwatchError, RequestError, SettingsError
 from midwatch.settings import Settings
 
 BODY_DEADLINE_S = 30.0
@@ -36,7 +36,16 @@ _log = logging.getLogger("midwatch.copilot")
 
 
 def hook_routes(store: Store, settings: Settings, metrics: Metrics) -> list[Route]:
-    """One route per source, and one that names them all for a path that is none of them."""
+    """One route per source, and one that names them all for a path that is none of them.
+
+    Raises `SettingsError` where secrets are set for a hook that there is not.
+    """
+    names = {source.name for source in SOURCES}
+    if wrong := sorted(set(settings.sources) - names):
+        raise SettingsError(
+            f"sources.{wrong[0]} is the secret of no hook, so that hook would stay without one.",
+            f"The hooks are {', '.join(sorted(names))}.",
+        )
     gate = _Gate(settings.app.max_body_bytes * MAX_BODIES_IN_FLIGHT)
     routes = [Route(source.path, _hook(source, store, settings, metrics, gate), methods=["POST"]) for source in SOURCES]
     return [*routes, Route("/hooks/{source}", _no_such_hook, methods=["GET", "POST", "PUT"])]
@@ -152,6 +161,8 @@ def _held_bytes(declared: str | None, packed: bool, limit: int) -> int:
 
 async def _no_such_hook(request: Request) -> Response:
     paths = ", ".join(f"POST {source.path}" for source in SOURCES)
+    if any(source.path == request.url.path for source in SOURCES):
+        return error_response(RequestError(f"This hook takes POST, not {request.method}.", f"There are: {paths}."), 405)
     return error_response(RequestError("There is no such hook.", f"There are: {paths}."), 404)
 
 

@@ -23,6 +23,8 @@ MIN_SCORE = 2.5
 UNSEEN = 4.0
 """Weight kept for what no rule knows; it keeps a lone hint from looking certain."""
 MAX_MATCHES_PER_LITERAL = 400
+MAX_MATCHES_PER_RULE = 100
+"""After so many wordings a rule reads only the end of the log."""
 MAX_LINE_CHARS = 1_500
 
 _LEVEL_FACTOR = {"debug": 0.4, "info": 0.75, "warning": 0.95}
@@ -115,11 +117,15 @@ def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> l
                 likely = _FRAGMENTS[literal] in words
                 places[literal] = _find_lines(joined, literal, starts) if likely else []
             candidates.update(places[literal])
+        matched = 0
         for line in sorted(candidates):
+            if matched >= MAX_MATCHES_PER_RULE and line < len(texts) - MAX_MATCHES_PER_RULE:
+                continue
             if _matches(rule, texts[line]):
                 level = levels[line] if levels else ""
                 factor = 1.0 if rule.category == "benign_false_alarm" else _LEVEL_FACTOR.get(level, 1.0)
                 hits.append(Hit(line, rule.category, index, rule.weight * factor))
+                matched += 1
     for text in alert.lower()[: 4 * MAX_LINE_CHARS].splitlines():
         hits += [
             Hit(-1, rule.category, index, rule.weight * 0.5)

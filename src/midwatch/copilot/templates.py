@@ -23,6 +23,7 @@ MAX_CHILDREN = 100
 
 _HAS_VARIABLE = re.compile(r"[0-9/=@\\]")
 _PARTS = re.compile(r"([=:,()\[\]{}\"'|;<>@#]+)")
+_DIGIT = re.compile(r"[0-9]")
 _PATH = re.compile(r"^(?:[A-Za-z]:)?[/\\]|[/\\].*[/\\]")
 _RUN = re.compile(r"<\*>(?:[:.,@/_#|;-]*<\*>)+")
 _CALENDAR = frozenset(
@@ -128,7 +129,7 @@ def mask_word(word: str) -> str:
 
 
 def _varies(part: str) -> bool:
-    return any(letter.isdigit() for letter in part) or _PATH.search(part) is not None
+    return _DIGIT.search(part) is not None or _PATH.search(part) is not None
 
 
 def _similarity(known: list[str], words: tuple[str, ...]) -> float:

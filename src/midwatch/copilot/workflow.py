@@ -145,7 +145,9 @@ class Workflow:
 def _failure(claim: Claim, error: Exception) -> Failure:
     """What to write beside the incident, and when to try again."""
     stuck = False
-    if isinstance(error, MidwatchError):
+    if isinstance(error, StoreError):
+        words = str(error)
+    elif isinstance(error, MidwatchError):
         words = str(error)
         stuck = not error.retryable if isinstance(error, ProviderError) else True
     elif isinstance(error, TimeoutError):
