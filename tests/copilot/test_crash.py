@@ -204,7 +204,7 @@ async def test_sigkill_while_a_message_is_under_way_repeats_it_only_under_the_sa
         found = await until_told(session, app)
         await app.end(signal.SIGTERM)
 
-    keys = {key: incident for key, incident in world.posts}
+    keys = dict(world.posts)
     assert sorted(keys.values()) == sorted(item["id"] for item in found)
     assert len(world.posts) == len(found) + 1
 

@@ -24,12 +24,10 @@ from midwatch.copilot.intake.auth import check_caller, check_signature
 from midwatch.copilot.metrics import Metrics
 from midwatch.copilot.server import hook_routes
 from midwatch.copilot.store import Store
-from midwatch.errors import RequestError
+from midwatch.errors import RequestError, SettingsError
 from midwatch.settings import AppSettings, CopilotSettings, Settings, SourceSettings
 
-SECRET = SourceSettings(
-    tokens=(SecretStr("old"), SecretStr("new")), hmac_secrets=(SecretStr("k1"), SecretStr("k2"))
-)
+SECRET = SourceSettings(tokens=(SecretStr("old"), SecretStr("new")), hmac_secrets=(SecretStr("k1"), SecretStr("k2")))
 
 
 @asynccontextmanager
@@ -86,6 +84,19 @@ async def test_a_wrong_request_gets_its_status_and_a_sentence_and_leaves_no_trac
         assert (await post(f"{url}/hooks/text", b"still here"))[0] == 202
 
 
+async def test_a_hook_that_is_looked_at_says_that_it_takes_posts(tmp_path: Path) -> None:
+    async with hooks(tmp_path) as (url, _), aiohttp.ClientSession() as session:
+        answer = await session.get(f"{url}/hooks/text")
+        assert answer.status == 405 and explains(await answer.json())
+
+
+def test_a_secret_for_no_hook_is_a_wrong_setting(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(SettingsError, match="alertmanger"):
+        hook_routes(store, Settings(sources={"alertmanger": SECRET}), Metrics())
+    store.close()
+
+
 async def test_an_endless_body_without_a_length_is_cut_off_at_the_cap(tmp_path: Path) -> None:
     sent = 0
 
@@ -95,9 +106,10 @@ async def test_an_endless_body_without_a_length_is_cut_off_at_the_cap(tmp_path: 
             sent += 65_536
             yield b"x" * 65_536
 
-    async with hooks(tmp_path, app=AppSettings(max_body_bytes=1_000_000)) as (url, _):
-        async with aiohttp.ClientSession() as session, session.post(f"{url}/hooks/text", data=endless()) as answer:
-            assert answer.status == 413 and explains(await answer.json())
+    cap = AppSettings(max_body_bytes=1_000_000)
+    async with hooks(tmp_path, app=cap) as (url, _), aiohttp.ClientSession() as session:
+        answer = await session.post(f"{url}/hooks/text", data=endless())
+        assert answer.status == 413 and explains(await answer.json())
     assert sent < 200_000_000
 
 
