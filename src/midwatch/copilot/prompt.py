@@ -22,7 +22,7 @@ MAX_STEPS = 3
 MAX_SUMMARY_CHARS = 300
 MAX_QUOTE_CHARS = 130
 MAX_ALERT_CHARS = 400
-LOCAL_MAX_TOKENS = 192
+LOCAL_MAX_TOKENS = 320
 REMOTE_MAX_TOKENS = 700
 PLAUSIBLE = 0.85
 """A category within this part of the best one's share is left for the small model to choose."""
