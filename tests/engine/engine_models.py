@@ -20,7 +20,7 @@ MakeEngine = Callable[..., Engine]
 
 def write_tiny_gguf(path: Path, *, architecture: str = "llama", quantization: str = "F32", tied: bool = False,
                     template: str | None = CHATML, seed: int = 0) -> Path:
-    """A random 2-layer Llama over bytes: 260 tokens (3 control, one merge), hidden 64, 4 heads, 2 kv heads, context 256."""
+    """A random 2-layer Llama over bytes: 260 tokens (3 control, one merge), hidden 64, 4 heads, context 256."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(2)

@@ -133,7 +133,6 @@ async def test_a_step_that_fails_reaches_every_caller_and_shows(tiny: MakeEngine
 
 
 async def test_closing_ends_requests_in_flight_and_the_thread(tiny: MakeEngine) -> None:
-    before = threading.active_count()
     served = AsyncEngine(tiny())
     await served.start()
     stream = served.generate([5], LONG)
@@ -145,7 +144,6 @@ async def test_closing_ends_requests_in_flight_and_the_thread(tiny: MakeEngine) 
     await served.aclose()
     assert not served.healthy
     assert not any(thread.name == "midwatch-engine" for thread in threading.enumerate())
-    assert threading.active_count() <= before + 1  # asyncio's own helper may stay
     with pytest.raises(ProviderError, match="not running"):
         await collect(served, [5], LONG)
 

@@ -43,21 +43,22 @@ def causal_mask(num_tokens: int, length: int, num_heads: int, num_kv_heads: int)
 
 
 def fused_attention(
-    q_THD: torch.Tensor, k_NLD: torch.Tensor, v_NLD: torch.Tensor, mask: torch.Tensor | None
+    q_TNGD: torch.Tensor, k_1NLD: torch.Tensor, v_1NLD: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """The same function by PyTorch's fused kernel. `mask` comes from `causal_mask`. Returns [T, H, D].
+    """The same function by PyTorch's fused kernel. `mask` comes from `causal_mask`. Returns [T, N, G, D].
 
     A few tokens are packed as G · T queries of one kv head each, so that keys are read once and not once per query
     head; that is several times faster in decode.
     """
-    num_tokens, num_heads, head_dim = q_THD.shape
-    num_kv_heads, length, _ = k_NLD.shape
-    if num_tokens <= PACKED_MAX_TOKENS and (num_tokens == 1 or num_tokens < length):
-        q_NQD = q_THD.view(num_tokens, num_kv_heads, -1, head_dim).permute(1, 2, 0, 3)
-        q_NQD = q_NQD.reshape(1, num_kv_heads, -1, head_dim)
-        out = F.scaled_dot_product_attention(q_NQD, k_NLD[None], v_NLD[None], attn_mask=mask)
-        return out.view(num_heads, num_tokens, head_dim).transpose(0, 1)
+    num_tokens, num_kv_heads, group, head_dim = q_TNGD.shape
+    if num_tokens == 1:
+        return F.scaled_dot_product_attention(q_TNGD, k_1NLD, v_1NLD)
+    if mask is not None and num_tokens <= PACKED_MAX_TOKENS:
+        q_1NQD = q_TNGD.permute(1, 2, 0, 3).reshape(1, num_kv_heads, -1, head_dim)
+        out = F.scaled_dot_product_attention(q_1NQD, k_1NLD, v_1NLD, attn_mask=mask)
+        return out.view(num_kv_heads, group, num_tokens, head_dim).permute(2, 0, 1, 3)
+    q_1HTD = q_TNGD.flatten(1, 2).transpose(0, 1)[None]
     out = F.scaled_dot_product_attention(
-        q_THD.transpose(0, 1)[None], k_NLD[None], v_NLD[None], attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        q_1HTD, k_1NLD, v_1NLD, attn_mask=mask, is_causal=mask is None, enable_gqa=True
     )
-    return out[0].transpose(0, 1)
+    return out[0].transpose(0, 1).reshape(num_tokens, num_kv_heads, group, head_dim)

@@ -21,7 +21,7 @@ FIRST_SLOTS = 256
 class KVViews:
     """One sequence's buffers in one step, per layer, for T new tokens of L in all (N kv heads of size D).
 
-    `new` is where to write, keys above values, [2N, T, D]; `keys` and `values` are what to read, [N, L, D].
+    `new` is where to write, keys before values, [T, 2N, D]; `keys` and `values` are what to read, [1, N, L, D].
     """
 
     new: tuple[torch.Tensor, ...]
@@ -58,8 +58,9 @@ class KVStore:
     def views(self, sequence_id: int, start: int, end: int) -> KVViews:
         """Views of places `start` to `end` (new) and 0 to `end` (all); they hold until the next `reserve`."""
         buffer = self._buffers[sequence_id][:, :, :end]
-        keys, values = buffer.chunk(2, dim=1)
-        return KVViews(new=buffer[:, :, start:].unbind(0), keys=keys.unbind(0), values=values.unbind(0))
+        keys, values = buffer[:, None].chunk(2, dim=2)
+        new = buffer[:, :, start:].transpose(1, 2)
+        return KVViews(new=new.unbind(0), keys=keys.unbind(0), values=values.unbind(0))
 
     def free(self, sequence_id: int) -> None:
         """Give back all places of a sequence; one that has none is fine."""

@@ -161,15 +161,21 @@ class Engine:
         self._last_step_ms = elapsed * 1e3
         return finished + outputs
 
-    def prompt_logits(self, prompt_ids: Ids[int]) -> torch.Tensor:
-        """Float32 logits after every token of a text, [T, V]:
+    def prompt_logits(self, prompt_ids: Ids[int], chunk_tokens: int | None = None) -> torch.Tensor:
+        """Float32 logits after every token of a text, [T, V]: what scoring and quality checks read.
 
-        what scoring and quality checks read. Not a serving path.
+        `chunk_tokens` computes the text in pieces of that size, and so with the kernels that such steps use (1 is
+        decode); None takes it whole. Not a serving path: do not call it while requests are running.
         """
-        self._kv.reserve(_SCRATCH_ID, len(prompt_ids))
+        size = chunk_tokens or len(prompt_ids)
+        rows = []
         try:
-            span = Span(_SCRATCH_ID, 0, prompt_ids)
-            return self._transformer.forward([span], range(len(prompt_ids)), self._kv)
+            for start in range(0, len(prompt_ids), size):
+                piece = prompt_ids[start : start + size]
+                self._kv.reserve(_SCRATCH_ID, start + len(piece))
+                span = Span(_SCRATCH_ID, start, piece)
+                rows.append(self._transformer.forward([span], range(len(piece)), self._kv))
+            return torch.cat(rows)
         finally:
             self._kv.free(_SCRATCH_ID)
 

@@ -32,10 +32,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """A span's rows of the step, its buffers and its mask."""
+    """A span's number of rows in the step, its buffers and its mask."""
 
-    first: int
-    last: int
+    num_tokens: int
     kv: KVViews
     mask: torch.Tensor | None
 
@@ -113,15 +112,13 @@ class Transformer:
         config = self.config
         segments: list[_Segment] = []
         positions: list[int] = []
-        first = 0
         for span in spans:
             count = len(span.token_ids)
             end = span.start + count
             views = kv.views(span.sequence_id, span.start, end)
             mask = causal_mask(count, end, config.num_heads, config.num_kv_heads)
-            segments.append(_Segment(first, first + count, views, mask))
+            segments.append(_Segment(count, views, mask))
             positions.extend(range(span.start, end))
-            first += count
         return segments, torch.tensor(positions)
 
     def _attend(self, index: int, layer: _Layer, x_TK: torch.Tensor, rotation_T1d: torch.Tensor,
@@ -129,11 +126,14 @@ class Transformer:
         config = self.config
         qkv_THD = layer.qkv(x_TK).view(x_TK.shape[0], -1, config.head_dim)
         rotate_(qkv_THD[:, : config.num_heads + config.num_kv_heads], rotation_T1d)
-        q_THD, kv_THD = qkv_THD[:, : config.num_heads], qkv_THD[:, config.num_heads :]
+        counts = [segment.num_tokens for segment in segments]
+        q_TNGD = qkv_THD[:, : config.num_heads].view(x_TK.shape[0], config.num_kv_heads, -1, config.head_dim)
+        kv_THD = qkv_THD[:, config.num_heads :]
         outs = []
-        for segment in segments:
-            rows = slice(segment.first, segment.last)
-            segment.kv.new[index].copy_(kv_THD[rows].transpose(0, 1))
-            outs.append(fused_attention(q_THD[rows], segment.kv.keys[index], segment.kv.values[index], segment.mask))
-        out_THD = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return layer.attention_out(out_THD.reshape(x_TK.shape[0], -1))
+        rows = zip(segments, torch.split(q_TNGD, counts), torch.split(kv_THD, counts), strict=True)
+        for segment, q, new in rows:
+            kv = segment.kv
+            kv.new[index].copy_(new)
+            outs.append(fused_attention(q, kv.keys[index], kv.values[index], segment.mask))
+        out_TNGD = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return layer.attention_out(out_TNGD.reshape(x_TK.shape[0], -1))
