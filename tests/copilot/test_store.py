@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sqlite3
 from pathlib import Path
@@ -360,7 +361,7 @@ def test_however_alerts_are_ordered_and_cut_into_requests_the_incidents_are_the_
     async def groups() -> set[frozenset[str]]:
         store = open_store(tmp_path_factory.mktemp("store"))
         edges = [0, *sorted(cuts), 6]
-        requests = [alerts(*(items[n] for n in order[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+        requests = [alerts(*(items[n] for n in order[a:b])) for a, b in itertools.pairwise(edges)]
         await asyncio.gather(*(store.accept(request) for request in requests))
         found = {frozenset(store.case(view.id).message.splitlines()) for view in store.list_incidents()}
         store.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -67,6 +66,8 @@ def build_app(
 
     The workflow starts and ends with the app's lifespan, which also closes `providers`.
     """
+    import asyncio
+
     from starlette.applications import Starlette
 
     from midwatch.copilot.metrics import Metrics

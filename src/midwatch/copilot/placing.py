@@ -187,7 +187,8 @@ def _write_events(
 ) -> None:
     again = Counter(item.dedup_key for item in placements if item.duplicate)
     rows: list[dict[str, Any]] = []
-    for item, payload in zip(placements, payloads, strict=True):
+    in_order = sorted(zip(placements, payloads, strict=True), key=lambda pair: pair[0].arrival.rank)
+    for item, payload in in_order:  # the one that opened an incident comes first in it
         event = item.arrival.event
         if item.duplicate or (event.status == "logs" and item.incident_id is None):
             continue
