@@ -25,7 +25,7 @@ from midwatch import results, settings
 from midwatch.engine import hub
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = re.compile(r"[Ff]irst diagnosis after ([\d.]+) s")
+FIRST = re.compile(r"to the first diagnosis: ([\d.]+) s")
 LIMIT_S = 300
 
 

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import copy
+import itertools
 import json
 import sys
 import time
@@ -29,7 +30,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from recordings import Recording, load_all
+from recordings import Recording, load_all, renamed
 
 BATCH_LINES = 100
 POLL_S = 0.2
@@ -115,6 +116,13 @@ def never(recording: Recording) -> Outcome:
     return Outcome(name=recording.name, service=recording.service, truth=recording.category, verdict="never")
 
 
+def new_to(known: set[str], recordings: list[Recording]) -> list[Recording]:
+    """The recordings under service names that an app has not met, or it would join them to the incidents it knows."""
+    names = {recording.service for recording in recordings}
+    run = next(n for n in itertools.count(1) if not known & {f"{name}-{n}" if n > 1 else name for name in names})
+    return recordings if run == 1 else [renamed(recording, f"{recording.service}-{run}") for recording in recordings]
+
+
 class Replay:
     """One replay against one app. `tell` is called with each outcome as it is read."""
 
@@ -123,10 +131,12 @@ class Replay:
         self._app = app.rstrip("/")
         self._patience_s = patience_s
         self.first_s: float | None = None
+        self.first_at: float | None = None
 
     async def run(self, recordings: list[Recording], tell: Callable[[Outcome], None]) -> list[Outcome]:
         """Send everything, then read until all are diagnosed or none has been for `patience_s` seconds."""
-        before = {item["id"]: item["diagnosed_at"] for item in await self._incidents()}
+        known = {item["service"] for item in await self._incidents()}
+        recordings = new_to(known, recordings)
         started = progress = time.monotonic()
         sent: dict[str, float] = {}
         for recording in recordings:
@@ -136,11 +146,11 @@ class Replay:
         waiting = {recording.service: recording for recording in recordings}
         while waiting and time.monotonic() - progress < self._patience_s:
             for item in await self._incidents():
-                fresh = item["diagnosed_at"] is not None and item["diagnosed_at"] != before.get(item["id"])
-                if not fresh or item["state"] != "diagnosed" or item["service"] not in waiting:
+                if item["state"] != "diagnosed" or item["service"] not in waiting:
                     continue
                 progress = time.monotonic()
                 self.first_s = self.first_s or progress - started
+                self.first_at = self.first_at or time.time()
                 recording = waiting.pop(item["service"])
                 view = await self._get(f"/api/incidents/{item['id']}")
                 done[recording.name] = judge(recording, view, seconds=progress - sent[recording.service])
@@ -240,8 +250,13 @@ def table(outcomes: list[Outcome], summed: dict[str, Any]) -> Table:
     return shown
 
 
-async def replay(app: str, *, patience_s: float, token: str, once: bool, as_json: bool) -> int:
-    """Replay everything, print, and stay until the app ends unless `once`. Gives the exit code."""
+async def replay(
+    app: str, *, patience_s: float, token: str, once: bool, as_json: bool, since: float | None = None
+) -> int:
+    """Replay everything, print, and stay until the app ends unless `once`. Gives the exit code.
+
+    With `since` (seconds since the epoch) it also says how long after that the first diagnosis stood.
+    """
     piped = not (sys.stderr if as_json else sys.stdout).isatty()
     people = Console(stderr=as_json, width=110 if piped else None, highlight=False)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -259,6 +274,8 @@ async def replay(app: str, *, patience_s: float, token: str, once: bool, as_json
             people.print(table(outcomes, summed))
             if run.first_s is not None:
                 people.print(f"First diagnosis after {run.first_s:.1f} s, {summed['cost_usd']:.6f} dollars in all.")
+        if since is not None and run.first_at is not None:
+            people.print(f"From the start of everything to the first diagnosis: {run.first_at - since:.1f} s.")
         if not once:
             people.print(f"The page is at {app}. Ctrl-C ends this; it also ends when the app does.")
             with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C
@@ -277,10 +294,20 @@ def main() -> int:
         "--patience", type=float, default=300.0, metavar="SECONDS",
         help="give up when no incident has been diagnosed for so long (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--since", type=float, metavar="EPOCH", help="also print how long after this time the first diagnosis stood"
+    )
     asked = parser.parse_args()
     try:
         return asyncio.run(
-            replay(asked.app, patience_s=asked.patience, token=asked.token, once=asked.once, as_json=asked.json)
+            replay(
+                asked.app,
+                patience_s=asked.patience,
+                token=asked.token,
+                once=asked.once,
+                as_json=asked.json,
+                since=asked.since,
+            )
         )
     except ReplayError as error:
         print(f"replay: {error}", file=sys.stderr)

@@ -67,10 +67,8 @@ def main() -> int:
         try:
             wait_ready(watch, [f"{page}/healthz", f"http://127.0.0.1:{engine_port}/health"])
             replay = [sys.executable, str(ROOT / "demo" / "replay.py"), "--app", page]
-            code = subprocess.run([*replay, "--started", str(arguments.started)], check=False).returncode
-            if not arguments.once:
-                print(f"\nThe page stays up at {page}  (CTRL-C ends the watch)", flush=True)
-                watch.wait()
+            stay = ["--once"] if arguments.once else []
+            code = subprocess.run([*replay, "--since", str(arguments.started), *stay], check=False).returncode
         except KeyboardInterrupt:
             code = 0
         finally:

@@ -76,7 +76,7 @@ async def _supervise(settings: Settings, page: tuple[str, int], engine: tuple[st
 def _say_ready(settings: Settings, page_url: str, engine_url: str, seconds: float) -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n[bold]Midwatch is on watch.[/bold] Ready after {seconds:.1f} s. CTRL-C ends the watch.\n")
     console.print(f"  page     [link={page_url}]{page_url}[/link]")
     console.print(f"  hooks    {page_url}/hooks/alertmanager  /hooks/text  /loki/api/v1/push")
