@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import tomllib
 from dataclasses import dataclass
@@ -33,6 +35,27 @@ class Recording:
     lines: tuple[str, ...]
     times_ns: tuple[int, ...]
     alert: dict[str, Any] | None
+
+
+def fingerprint(labels: dict[str, str]) -> str:
+    """Prometheus' fingerprint of a label set: FNV-1a over sorted names and values (common/model/signature.go)."""
+    value = 14695981039346656037
+    for byte in b"".join(k.encode() + b"\xff" + v.encode() + b"\xff" for k, v in sorted(labels.items())):
+        value = (value ^ byte) * 1099511628211 % 2**64
+    return f"{value:016x}"
+
+
+def renamed(recording: Recording, service: str) -> Recording:
+    """The same incident of a service with another name, so that an app does not take it for the one it knows."""
+    alert = copy.deepcopy(recording.alert)
+    if alert is not None:
+        old = recording.service
+        for labels in (alert["groupLabels"], alert["commonLabels"], *(item["labels"] for item in alert["alerts"])):
+            labels.update({name: service for name, value in labels.items() if value == old})
+        alert["groupKey"] = alert["groupKey"].replace(f'"{old}"', f'"{service}"')
+        for item in alert["alerts"]:
+            item["fingerprint"] = fingerprint(item["labels"])
+    return dataclasses.replace(recording, service=service, alert=alert)
 
 
 def time_ns(line: str) -> int:

@@ -6,6 +6,7 @@ first process of the house ends the kernel ends all others. The programs see neu
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -14,6 +15,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from recorder.incident import Incident, RecordError
@@ -134,9 +137,17 @@ def memory_cgroup() -> Path:
     raise RecordError("This machine offers no memory cgroup; mount the memory controller (v1 or v2) and record again.")
 
 
-def remove_cgroup() -> None:
-    """Remove the group that a recording (this one or one that was killed) left behind. Safe to call at any time."""
+def remove_cgroup(*, timeout_s: float = 10.0) -> None:
+    """Remove the group that a recording (this one or one that was killed) left behind, once its processes are gone."""
+    deadline, pace = time.monotonic() + timeout_s, threading.Event()
     for base in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
         group = base / CGROUP
-        if group.is_dir():
-            group.rmdir()
+        while group.is_dir():
+            try:
+                group.rmdir()
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise RecordError(
+                        f"{group} cannot be removed ({error.strerror}); is another recording running?"
+                    ) from None
+                pace.wait(0.05)

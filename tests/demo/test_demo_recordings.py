@@ -88,16 +88,8 @@ def test_an_alert_is_there_exactly_when_it_is_delivered_and_is_what_alertmanager
     assert (body["version"], body["status"], body["truncatedAlerts"]) == ("4", "firing", 0)
     (alert,) = body["alerts"]
     assert alert["labels"]["service"] == recording.service == body["groupLabels"]["service"]
-    assert alert["fingerprint"] == fingerprint(alert["labels"])
+    assert alert["fingerprint"] == recordings.fingerprint(alert["labels"])
     started = recordings.time_ns(alert["startsAt"] + " ")
     assert recording.times_ns[0] < started <= recording.times_ns[-1] + 10**9, "the alert fires during the recording"
     telling = json.dumps(alert["annotations"]).lower()
     assert not any(word in telling for word in ("certificate", "password", "too many clients", "oom", "no space"))
-
-
-def fingerprint(labels: dict[str, str]) -> str:
-    """Prometheus' fingerprint of a label set: FNV-1a over sorted names and values (common/model/signature.go)."""
-    value = 14695981039346656037
-    for byte in b"".join(k.encode() + b"\xff" + v.encode() + b"\xff" for k, v in sorted(labels.items())):
-        value = (value ^ byte) * 1099511628211 % 2**64
-    return f"{value:016x}"

@@ -191,11 +191,11 @@ def _dns(stage: Stage) -> None:
     stage.begin()
     stage.python("fx_rates")
     stage.start("feed-check", ["/bin/sh", stage.shop("feed_check.sh")])
-    stage.wait_for("fx-rates", "feed=partner .* rate=", count=35)
+    stage.wait_for("fx-rates", "feed=partner .* rate=", count=25)
     new = stage.root / "zone.new"
     new.write_text(mirror)
     new.replace(zone)
-    stage.wait_for("fx-rates", "fetch failed", count=20)
+    stage.wait_for("fx-rates", "fetch failed", count=14)
     stage.wait_for("feed-check", r"curl: \(6\)", count=2)
 
 
