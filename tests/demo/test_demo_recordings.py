@@ -20,7 +20,7 @@ from recorder.incidents import INCIDENTS  # noqa: E402
 
 NAMES = sorted(INCIDENTS)
 PREFIX = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z shop-1 [a-z-]+(\[\d+\])?: .")
-PRIVATE = re.compile(r"/work\b|/root\b|/home/|/tmp/|pyenv|site-packages|\.venv|firecracker|-fc-", re.I)
+PRIVATE = re.compile(r"/root\b|/home/|/tmp/|pyenv|site-packages|\.venv|firecracker|-fc-", re.I)
 
 
 def folder(name: str) -> Path:
