@@ -24,9 +24,9 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
     (2.5, re.compile(r"\b([a-z][a-z0-9]*(?:-[a-z0-9]+){0,4}-(?:service|svc|api|db|worker|gateway|server|proxy|queue|consumer|frontend|backend|cache|primary|replica))\b")),
     (2.0, re.compile(r"(?<![\w.:/])((?:\d{1,3}\.){3}\d{1,3}:\d{2,5}|localhost:\d{2,5}|[a-z][a-z0-9-]*(?:\.[a-z0-9-]+){1,4}:\d{2,5})\b")),
     (2.0, re.compile(r"(?<![\w.:/@-])([a-z][a-z0-9-]*(?:\.[a-z0-9-]+){0,3}\.(?:com|net|org|io|internal|local|svc|dev|cloud|lan|corp|example|test|invalid|cluster\.local))\b")),
-    (2.0, re.compile(r"(?<![\w.:/<])(/(?:[\w.@+-]+/){1,8}[\w.@+-]{1,60})")),
-    (1.5, re.compile(r"\b((?:[\w-]+/){1,6}[\w-]+\.(?:py|js|ts|tsx|go|java|rb|rs|c|cc|cpp|h|kt|php))\b")),
-    (1.2, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
+    (2.0, re.compile(r"(?<![\w.:/<])(?<!GET )(?<!POST )(?<!PUT )(?<!HEAD )(?<!DELETE )(?<!PATCH )(?!/\w+/[\w-]*\d)(/(?:[\w.@+-]+/){1,8}[\w.@+-]{1,60})")),
+    (1.5, re.compile(r"(?<![\w/.-])((?:[\w-]+/){1,6}[\w-]+\.(?:py|js|ts|tsx|go|java|rb|rs|c|cc|cpp|h|kt|php))\b")),
+    (2.0, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
     (1.0, re.compile(r"(?<![\w.:/])((?:\d{1,3}\.){3}\d{1,3})\b")),
 )
 _COMMON = frozenset(

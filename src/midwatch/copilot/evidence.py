@@ -125,7 +125,7 @@ class _Scan:
         )
         last = [lines[group[-1]].at for group in groups]
         ranked = signatures.rank(
-            found, ci=self.ci, counts=[len(group) for group in groups], rollout=rollout, order=order, last=last,
+            found, ci=self.ci, counts=[len(group) for group in groups], rollout=rollout, order=order, last=last, total_lines=len(case.lines),
         )
         self.rollout = rollout
         self.ranking = [

@@ -132,7 +132,15 @@ def _parse_text(text: str) -> Parsed:
         named = _PROGRAM.match(text)
         if named is not None:
             program, text = named[1], text[named.end():]
+    if program and text[:1].isdigit() or text[:1] == "[":  # the program's own time, behind the collector's prefix
+        inner_time = _TIME.match(text)
+        if inner_time is not None and len(inner_time.group()) >= 8:
+            time, text = time or inner_time.group().strip(" []():,|-"), text[inner_time.end():]
     text = _PID.sub("", text, count=1)
+    if program and text[:1] == "{":
+        inner = _parse_json(text)
+        if inner is not None:
+            return Parsed(inner.message, inner.level, time, inner.host or host, inner.program or program)
     level = find_level(text)
     if "msg=" in text or "message=" in text:
         return _parse_logfmt(text, level, time, host, program)
@@ -162,7 +170,8 @@ def _parse_logfmt(text: str, level: Level, time: str, host: str, program: str) -
     match = _LOGFMT_MESSAGE.search(text)
     if match is None or len(match[1]) < 3:
         return Parsed(text.strip(), level, time, host, program)
-    extra = " ".join(f"{key}={value}" for key, value in _LOGFMT_EXTRA.findall(text)[:4])
+    rest = f"{text[: match.start()]} {text[match.end():]}"
+    extra = " ".join(f"{key}={value}" for key, value in _LOGFMT_EXTRA.findall(rest)[:4])
     quoted = match[1][0] == '"'
     words = match[1][1:-1].replace('\\"', '"') if quoted else match[1]
     message = f"{words} {extra}".strip()

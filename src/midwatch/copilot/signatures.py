@@ -194,12 +194,13 @@ def weigh_distance(hits: Sequence[Hit], order: Sequence[int], end: int) -> list[
 
 def rank(
     hits: Sequence[Hit], *, ci: bool = False, counts: Sequence[int] = (), rollout: int | None = None,
-    order: Sequence[int] = (), last: Sequence[int] = (),
+    order: Sequence[int] = (), last: Sequence[int] = (), total_lines: int = 0,
 ) -> list[Signal]:
     """Weigh hits into categories, the likeliest first; empty if nothing is said plainly enough.
 
-    `counts[i]` is how many lines of the log line i stands for, `order[i]` and `last[i]` the places of the first
-    and the last of those (by default i), `rollout` the place of the first line that says a new version went out.
+    `counts[i]` is how many lines of the log line i stands for, `order[i]` and `last[i]` the places of the first and the last
+    of those (by default i), `rollout` the place of the first line that says a new version went out, `total_lines` the log's
+    length.
     """
     by_rule: dict[str, dict[int, list[Hit]]] = defaultdict(lambda: defaultdict(list))
     for hit in hits:
@@ -223,7 +224,7 @@ def rank(
         onset[category] = min((order[line] if order else line for _, line in placed), default=1 << 60)
         ended[category] = max((last[line] if last else line for _, line in placed), default=-1)
     _weigh_rollout(scores, lines, onset, rollout)
-    _weigh_false_alarm(scores, by_rule, ended)
+    _weigh_false_alarm(scores, by_rule, ended, total_lines)
     _weigh_causes(scores, onset)
     kept = {category: score for category, score in scores.items() if score >= MIN_SCORE}
     total = sum(kept.values()) + UNSEEN
@@ -260,7 +261,7 @@ def _weigh_rollout(
 
 
 def _weigh_false_alarm(
-    scores: dict[str, float], by_rule: dict[str, dict[int, list[Hit]]], ended: dict[str, int],
+    scores: dict[str, float], by_rule: dict[str, dict[int, list[Hit]]], ended: dict[str, int], total_lines: int,
 ) -> None:
     """A false alarm is what has passed or was planned; whatever cannot pass by itself forbids it."""
     benign = "benign_false_alarm"
@@ -272,7 +273,8 @@ def _weigh_false_alarm(
         return
     planned = any(RULES[rule].weight >= 6 and "recover" not in RULES[rule].literals for rule in by_rule[benign])
     for name in troubles:
-        if ended[name] <= ended[benign]:
+        quiet = total_lines - 1 - ended[name]
+        if ended[name] <= ended[benign] or (planned and quiet >= max(20, 0.3 * total_lines)):
             scores[name] *= 0.3
         elif planned:
             scores[name] *= 0.7

@@ -124,9 +124,11 @@ class Triage:
             latency_ms=(time.perf_counter() - began) * 1000,
         ))
 
-    async def explain_by_rules(self, case: Case, evidence: Evidence, reason: str) -> Finding:
+    async def explain_by_rules(
+        self, case: Case, evidence: Evidence, reason: str, *, started: float | None = None,
+    ) -> Finding:
         """The rules' diagnosis without asking anyone; `reason` says why and becomes the note."""
-        finding = await Triage(None, None, self._settings).explain(case, evidence)
+        finding = await Triage(None, None, self._settings).explain(case, evidence, started=started)
         note = " ".join(part for part in (reason, finding.diagnosis.note) if part)
         return replace(finding, diagnosis=replace(finding.diagnosis, note=note))
 

@@ -1,0 +1,154 @@
+"""`midwatch triage`: one log in, one cited diagnosis out, with no server running."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from midwatch.errors import ModelError, ProviderError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from midwatch.copilot.model import Case, Diagnosis, Evidence, Finding
+    from midwatch.engine.engine import Engine
+    from midwatch.gateway.providers import Provider
+    from midwatch.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("triage", help="Say what is wrong in a log, and cite the lines that show it.")(triage)
+
+
+def triage(
+    file: Annotated[str, typer.Argument(help="A log file (also .gz), or - for standard input.", metavar="FILE|-")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    service: Annotated[str, typer.Option(help="The service that the log is about.")] = "",
+    title: Annotated[str, typer.Option(help="The alert's title, if there is one.")] = "",
+    engine_url: Annotated[
+        str | None, typer.Option(help="Ask an engine that runs (http://127.0.0.1:8011) instead of loading one.")
+    ] = None,
+    rules_only: Annotated[bool, typer.Option("--rules-only", help="Ask no model: signature rules alone.")] = False,
+) -> None:
+    """Read the log, choose the evidence while the model loads, ask once, check, print."""
+    from midwatch import settings as settings_module
+    from midwatch.cli import logfile
+
+    started = time.perf_counter()
+    settings = settings_module.load()
+    stream = logfile.open_log(file)
+    loading = None if rules_only or engine_url else _begin_loading(settings)
+    log = logfile.read_log(stream)
+
+    from midwatch.copilot.evidence import build_evidence
+    from midwatch.copilot.model import Case
+
+    case = Case(service=service, title=title, lines=log.lines)
+    evidence = build_evidence(case, settings.copilot.evidence_tokens)
+    finding = asyncio.run(_explain(case, evidence, settings, loading, engine_url, started))
+    finding = _in_whole_log(finding, log)
+    if as_json:
+        sys.stdout.write(json.dumps(as_object(finding.diagnosis), ensure_ascii=True) + "\n")
+    else:
+        from midwatch.cli.diagnosis import show
+
+        show(finding)
+
+
+def as_object(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The diagnosis as `--json` prints it."""
+    return {
+        "category": diagnosis.category, "severity": diagnosis.severity, "entity": diagnosis.entity,
+        "summary": diagnosis.summary, "confidence": diagnosis.confidence, "calibrated": diagnosis.calibrated,
+        "action": diagnosis.action,
+        "citations": [{"id": item.id, "line_number": item.line_number, "text": item.text} for item in diagnosis.citations],
+        "next_steps": list(diagnosis.next_steps), "model": diagnosis.model, "latency_ms": round(diagnosis.latency_ms, 1),
+        "tokens": diagnosis.prompt_tokens + diagnosis.completion_tokens, "cost_usd": diagnosis.cost_usd,
+    }
+
+
+def _begin_loading(settings: Settings) -> Future[Engine]:
+    from midwatch.cli.embedded import load_in_thread
+    from midwatch.engine import hub
+
+    try:
+        path = hub.resolve(settings.engine.model, settings.cache_dir)
+    except ModelError as error:
+        raise ModelError(error.what, f"{error.next_step} Or ask no model: midwatch triage --rules-only.".strip()) from None
+    return load_in_thread(path, settings.engine)
+
+
+async def _explain(
+    case: Case, evidence: Evidence, settings: Settings, loading: Future[Engine] | None, engine_url: str | None, started: float,
+) -> Finding:
+    from midwatch.copilot.triage import Triage
+    from midwatch.gateway.providers import OpenAIProvider
+
+    local: Provider | None = None
+    if engine_url is not None:
+        local = _engine_at(engine_url, settings)
+    elif loading is not None:
+        from midwatch.cli import embedded
+
+        local = await embedded.start(loading, model=settings.engine.model, usd_per_hour=settings.copilot.local_usd_per_hour)
+    bigger = settings.copilot.escalation
+    escalation = None if bigger is None else OpenAIProvider(bigger, name=_host_of(bigger.base_url), remote=True)
+    diagnoser = Triage(local, escalation, settings.copilot)
+    try:
+        return await diagnoser.explain(case, evidence, started=started)
+    except ProviderError as error:
+        reason = f"The model did not answer ({error.what}); the rules alone decided."
+        return await diagnoser.explain_by_rules(case, evidence, reason, started=started)
+    finally:
+        for provider in (local, escalation):
+            if provider is not None:
+                await provider.aclose()
+
+
+def _engine_at(url: str, settings: Settings) -> Provider:
+    """An engine that runs already. It counts as remote, and gets redacted text, unless it listens on this machine."""
+    import ipaddress
+    from urllib.parse import urlsplit
+
+    from midwatch.errors import SettingsError
+    from midwatch.gateway.providers import OpenAIProvider
+    from midwatch.settings import ProviderSettings
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"--engine-url {url} is not a URL.", "Write it as http://127.0.0.1:8011.")
+    try:
+        local = ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        local = parts.hostname == "localhost"
+    base_url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
+    return OpenAIProvider(
+        ProviderSettings(base_url=base_url, model=settings.engine.model), name="engine", remote=not local,
+        usd_per_hour=settings.copilot.local_usd_per_hour if local else 0.0,
+    )
+
+
+def _host_of(url: str) -> str:
+    from urllib.parse import urlsplit
+
+    return urlsplit(url).hostname or "escalation"
+
+
+def _in_whole_log(finding: Finding, log: Any) -> Finding:
+    """The finding with the line numbers of the whole log and a note of what was left out."""
+    diagnosis = finding.diagnosis
+    if not log.note:
+        return finding
+    citations = tuple(replace(item, line_number=log.line_number(item.line_number)) for item in diagnosis.citations)
+    summary = diagnosis.summary
+    for before, after in zip(diagnosis.citations, citations, strict=True):
+        summary = summary.replace(f"(line {before.line_number}", f"(line {after.line_number}")
+    note = f"{diagnosis.note} {log.note}".strip()
+    return replace(finding, diagnosis=replace(diagnosis, citations=citations, summary=summary, note=note))
