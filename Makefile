@@ -48,7 +48,7 @@ check: setup-dev
 	$(BIN)/python scripts/reference.py --check
 
 bench: setup-dev
-	$(BIN)/python bench/run.py
+	$(BIN)/python bench/all.py
 
 docs: setup-dev
 	$(BIN)/zensical build --strict

@@ -1,6 +1,6 @@
 """`make bench`: every bench, one after the other, on an otherwise idle machine. Results lie under `results/`.
 
-    python bench/run.py [--llama-cpp DIR] [--alertmanager PATH] [--only NAME ...]
+    python bench/all.py [--llama-cpp DIR] [--alertmanager PATH] [--only NAME ...]
 
 Peers are measured in the same run where their binaries are given; without them their columns stay empty.
 """
