@@ -39,6 +39,12 @@ async def hooks(folder: Path, store: Store | None = None, **settings: Any) -> As
     store.close()
 
 
+async def text_of(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
+    """Status and text of a page."""
+    async with session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
 def explains(body: dict[str, Any]) -> bool:
     error = body["error"]
     return error["message"].endswith(".") and bool(error["next_step"]) and "Traceback" not in str(error)
@@ -85,8 +91,11 @@ async def test_a_wrong_request_gets_its_status_and_a_sentence_and_leaves_no_trac
 
 
 async def test_a_hook_that_is_looked_at_says_that_it_takes_posts(tmp_path: Path) -> None:
-    async with hooks(tmp_path) as (url, _), aiohttp.ClientSession() as session:
-        answer = await session.get(f"{url}/hooks/text")
+    async with (
+        hooks(tmp_path) as (url, _),
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/hooks/text") as answer,
+    ):
         assert answer.status == 405 and explains(await answer.json())
 
 
@@ -107,8 +116,11 @@ async def test_an_endless_body_without_a_length_is_cut_off_at_the_cap(tmp_path: 
             yield b"x" * 65_536
 
     cap = AppSettings(max_body_bytes=1_000_000)
-    async with hooks(tmp_path, app=cap) as (url, _), aiohttp.ClientSession() as session:
-        answer = await session.post(f"{url}/hooks/text", data=endless())
+    async with (
+        hooks(tmp_path, app=cap) as (url, _),
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/hooks/text", data=endless()) as answer,
+    ):
         assert answer.status == 413 and explains(await answer.json())
     assert sent < 200_000_000
 
@@ -196,14 +208,14 @@ async def test_the_whole_app_diagnoses_what_comes_in_and_counts_it(tmp_path: Pat
     app = build_app(Settings(copilot=CopilotSettings(settle_s=0.0)), store, reader)
     async with serving(app) as url, aiohttp.ClientSession() as session:
         async with asyncio.timeout(20):
-            while (await session.get(f"{url}/healthz")).status != 200:
+            while (await text_of(session, f"{url}/healthz"))[0] != 200:
                 pass
             for _ in range(2):
                 await post(f"{url}/hooks/alertmanager", alert_body())
             seen = store.changes
             while store.totals().diagnosed < 1:
                 seen = await store.wait_change(seen, 20)
-        page = await (await session.get(f"{url}/metrics")).text()
+        _, page = await text_of(session, f"{url}/metrics")
         for line in (
             'midwatch_events_total{source="alertmanager"} 2.0',
             'midwatch_duplicate_events_total{source="alertmanager"} 1.0',
@@ -212,10 +224,9 @@ async def test_the_whole_app_diagnoses_what_comes_in_and_counts_it(tmp_path: Pat
             'midwatch_incidents{state="diagnosed"} 1.0',
         ):
             assert line in page
-        health = await (await session.get(f"{url}/healthz")).json()
+        health = json.loads((await text_of(session, f"{url}/healthz"))[1])
         assert health == {"status": "ok", "store": True, "workflow": True}
-        assert (await session.get(f"{url}/api/incidents")).status == 200
-        body = json.loads(await (await session.get(f"{url}/api/incidents")).read())
+        body = json.loads((await text_of(session, f"{url}/api/incidents"))[1])
         assert body["incidents"][0]["finding"]["diagnosis"]["category"] == "disk_full"
     assert len(reader.cases) == 1
     store.close()
