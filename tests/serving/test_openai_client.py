@@ -288,3 +288,23 @@ def test_the_metrics_count_what_was_served(client: openai.OpenAI, real_url: str)
     usage = client.completions.create(model=MODEL, prompt="Count with me: one, two,", max_tokens=5).usage
     after = [_metric(real_url, name) for name in names]
     assert [new - old for new, old in zip(after, before, strict=True)] == [usage.prompt_tokens, 5, 1, 1, 1]
+
+
+async def test_the_gateway_s_own_client_reads_the_same_answer(real_url: str) -> None:
+    from midwatch.gateway.providers import OpenAIProvider
+    from midwatch.gateway.wire import ChatRequest, Message
+    from midwatch.settings import ProviderSettings
+
+    provider = OpenAIProvider(ProviderSettings(base_url=f"{real_url}/v1", model=MODEL), name="local", remote=False)
+    try:
+        asked = ChatRequest(
+            messages=(Message(role="user", content="How bad?"),), max_tokens=40, json_schema=SCHEMA, top_logprobs=2
+        )
+        answer = await provider.complete(asked)
+    finally:
+        await provider.aclose()
+    assert set(json.loads(answer.text)) == {"severity", "count"}
+    assert "".join(item.token for item in answer.logprobs) == answer.text
+    assert (answer.finish_reason, answer.model) == ("stop", MODEL)
+    assert answer.prompt_tokens > 0
+    assert answer.completion_tokens >= len(answer.logprobs)

@@ -44,7 +44,7 @@ class ChatMessage(BaseModel):
     def _join_parts(cls, value: Any) -> Any:
         if isinstance(value, str):
             return value
-        parts = value if isinstance(value, list) else [None]
+        parts: list[Any] = value if isinstance(value, list) else [None]
         texts = [part["text"] for part in parts if _is_text_part(part)]
         if len(texts) < len(parts):
             raise ValueError('it must be a string, or a list of {"type": "text", "text": ...} parts')
