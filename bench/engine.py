@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import time
 from collections import defaultdict
@@ -20,6 +19,7 @@ import torch
 
 from midwatch import results, settings
 from midwatch.engine import hub
+from midwatch.engine.cores import usable_cores
 from midwatch.engine.engine import Engine
 from midwatch.engine.request import SamplingParams
 from midwatch.settings import EngineSettings
@@ -31,7 +31,7 @@ SAMPLE = """At 03:12 the payment service began to answer 503. The first alert sa
 2026-11-23T03:12:44.530Z ERROR payment-api could not obtain a connection from the pool within 5000 ms
 2026-11-23T03:12:44.531Z ERROR payment-api request failed: POST /v1/charge status=503 took=5002ms
 A deployment at 03:05 had doubled the number of workers without raising the limit of the database, so every worker
-waited for connections that the others held. Rolling back the deployment freed them, and the queue drained in four minutes.
+waited for connections that the others held. Rolling it back freed them, and the queue drained in four minutes.
 """
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("results/engine/decode.json"))
     given = arguments.parse_args()
     model = hub.resolve(given.model, settings.load().cache_dir)
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
 
     load_s = []
     for _ in range(given.rounds):

@@ -17,8 +17,9 @@ from midwatch.settings import EngineSettings
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    torch.set_num_threads(2)
+def one_thread() -> None:
+    """Two threads wait for each other at every operation when the machine is busy; tests need no speed."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def smollm2(smollm2_parts: tuple[Tokenizer, Transformer]) -> MakeEngine:
 
     @functools.cache
     def make(**settings: object) -> Engine:
-        chosen = EngineSettings(threads=2, dtype="float32", quantization="none", **settings)
+        chosen = EngineSettings(threads=1, dtype="float32", quantization="none", **settings)
         return Engine(*smollm2_parts, chosen, 2048)
 
     return make
@@ -53,6 +54,6 @@ def tiny(tiny_path: Path) -> MakeEngine:
     """Engines over the tiny model, float32."""
 
     def make(**settings: object) -> Engine:
-        return Engine.load(tiny_path, EngineSettings(threads=2, dtype="float32", quantization="none", **settings))
+        return Engine.load(tiny_path, EngineSettings(threads=1, dtype="float32", quantization="none", **settings))
 
     return make

@@ -19,7 +19,8 @@ MakeEngine = Callable[..., Engine]
 
 
 def write_tiny_gguf(path: Path, *, architecture: str = "llama", quantization: str = "F32", tied: bool = False,
-                    template: str | None = CHATML, seed: int = 0) -> Path:
+                    template: str | None = CHATML,
+                    extra_tensor: str | None = None, seed: int = 0) -> Path:
     """A random 2-layer Llama over bytes: 260 tokens (3 control, one merge), hidden 64, 4 heads, context 256."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
@@ -64,6 +65,8 @@ def write_tiny_gguf(path: Path, *, architecture: str = "llama", quantization: st
             ("ffn_gate", 128, 64), ("ffn_up", 128, 64), ("ffn_down", 64, 128),
         ):
             add(f"{prefix}.{name}.weight", rows, columns)
+    if extra_tensor is not None:
+        add(extra_tensor, 64)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

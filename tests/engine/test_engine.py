@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from engine_models import MakeEngine, answer, answers, run_all
+from engine_models import MakeEngine, answer, answers, run_all, write_tiny_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midwatch.engine.engine import Engine
 from midwatch.engine.request import SamplingParams
 from midwatch.errors import RequestError
+from midwatch.settings import EngineSettings
 
 PROMPT = "ERROR checkout: upstream timed out after 30 s while reading response header from 10.0.3.17:8443. " * 3
 
@@ -52,6 +55,21 @@ def test_a_request_in_a_batch_equals_the_request_alone(smollm2: MakeEngine) -> N
         assert alone.text == batched.text
         for a, b in zip(alone.logprobs, batched.logprobs, strict=True):
             assert abs(a.logprob - b.logprob) < 1e-4
+
+
+@pytest.mark.parametrize("quantization", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_weight_type_runs_by_the_quick_kernels_near_the_reference(
+    tmp_path: Path, quantization: str, tied: bool
+) -> None:
+    path = write_tiny_gguf(tmp_path / "model.gguf", quantization=quantization, tied=tied)
+    exact = Engine.load(path, EngineSettings(threads=1, dtype="float32", quantization="none"))
+    quick = Engine.load(path, EngineSettings(threads=1))
+    ids = exact.tokenizer.encode("the pool is exhausted")
+    expected = torch.log_softmax(exact.prompt_logits(ids), -1)
+    for chunk_tokens in (None, 1, 5):
+        found = torch.log_softmax(quick.prompt_logits(ids, chunk_tokens), -1)
+        assert ((expected.exp() * (expected - found)).sum(-1) < 0.01).all(), chunk_tokens
 
 
 def test_a_seed_makes_an_answer_repeatable_and_another_seed_another(tiny: MakeEngine) -> None:

@@ -121,6 +121,7 @@ class AsyncEngine:
     def _run(self) -> None:
         try:
             self.engine.bind_thread()
+            self.engine.warm_up()
             while self._take_orders():
                 outputs = self.engine.step()
                 if outputs:

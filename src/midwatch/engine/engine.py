@@ -7,7 +7,6 @@ Not safe for several threads; `async_engine.py` gives it one of its own. The exc
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Sequence as Ids
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from midwatch.engine.blocks import KVStore
+from midwatch.engine.cores import usable_cores
 from midwatch.engine.grammar import GrammarCompiler
 from midwatch.engine.request import EngineStats, Output, SamplingParams, TokenLogprob, TopLogprob
 from midwatch.engine.sampler import Draw, Drawn, sample
@@ -39,7 +39,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_model_len = max_model_len
-        self.threads = settings.threads or len(os.sched_getaffinity(0))
+        self.threads = settings.threads or usable_cores()
         self._transformer = transformer
         self._scheduler = Scheduler(settings.max_num_seqs, settings.max_num_batched_tokens)
         self._kv = KVStore(transformer.config, transformer.dtype, max_model_len)
@@ -55,7 +55,7 @@ class Engine:
 
         Raises `ModelError` for one that is missing, damaged or of a kind the engine does not run.
         """
-        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(settings.threads or usable_cores())
         gguf = GGUF(path)
         config = read_config(gguf)
         max_model_len = min(settings.max_model_len, config.context_length)
@@ -69,6 +69,12 @@ class Engine:
     def bind_thread(self) -> None:
         """Give the calling thread the engine's number of CPU threads; call it in the thread that will step."""
         torch.set_num_threads(self.threads)
+
+    def warm_up(self) -> None:
+        """Pay now for what the first request would wait for: kernels for a few shapes, the grammar's token trie."""
+        for num_tokens in (1, 64):
+            self.prompt_logits([0] * min(num_tokens, self.max_model_len))
+        self._grammars.compile({"type": "null"})
 
     @property
     def has_work(self) -> bool:

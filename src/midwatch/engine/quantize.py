@@ -20,6 +20,7 @@ from midwatch.errors import ModelError
 Quantization = Literal["int4", "none"]
 
 GROUP = 32
+KERNEL_CAPABILITIES = ("AVX2", "AVX512")  # elsewhere PyTorch's int4 and int8 kernels are plain loops
 INT4_MAX_TOKENS = 8
 INT8_HEAD_MAX_TOKENS = 4
 
@@ -87,7 +88,8 @@ def make_linear(parts: Sequence[BlockTensor], dtype: torch.dtype, quantization: 
     int4 needs bfloat16 and blocks of Q4_0 or Q4_1 in every part; anything else multiplies dequantized weights.
     """
     dense = DenseLinear(torch.cat([dequantize(part, dtype) for part in parts]))
-    four_bit = all(part.ggml_type in ("Q4_0", "Q4_1") and part.columns % GROUP == 0 for part in parts)
+    has_kernel = torch.backends.cpu.get_cpu_capability() in KERNEL_CAPABILITIES
+    four_bit = has_kernel and all(part.ggml_type in ("Q4_0", "Q4_1") and part.columns % GROUP == 0 for part in parts)
     rows = sum(part.rows for part in parts)
     if quantization == "none" or dtype is not torch.bfloat16 or not four_bit or rows % 16:
         return dense
@@ -100,7 +102,8 @@ def make_linear(parts: Sequence[BlockTensor], dtype: torch.dtype, quantization: 
 def make_head(weight_NK: torch.Tensor, quantization: Quantization) -> Linear:
     """Build the output head from dequantized weights; int8 rows for single tokens where quantization is allowed."""
     dense = DenseLinear(weight_NK)
-    if quantization == "none" or weight_NK.dtype is not torch.bfloat16:
+    has_kernel = torch.backends.cpu.get_cpu_capability() in KERNEL_CAPABILITIES
+    if quantization == "none" or weight_NK.dtype is not torch.bfloat16 or not has_kernel:
         return dense
     return Int8HeadLinear(dense)
 

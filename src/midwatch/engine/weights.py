@@ -104,6 +104,7 @@ class GGUF:
         self.metadata: Mapping[str, Any]
         self.metadata, self._tensors = reader.read()
         self._bytes = torch.from_numpy(np.frombuffer(self._map, dtype=np.uint8))
+        self._taken: set[str] = set()
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
@@ -129,10 +130,21 @@ class GGUF:
         found = tuple(reversed(entry.shape))
         if found != shape:
             raise ModelError(f"{self.path}: tensor {name} has shape {found}; its metadata asks for {shape}.")
+        self._taken.add(name)
         rows = math.prod(shape[:-1])
         blocks = self._bytes[entry.offset : entry.offset + entry.size_bytes].view(rows, -1)
         type_name = GGML_TYPES[entry.ggml_type][0]
         return BlockTensor(name=name, ggml_type=type_name, rows=rows, columns=shape[-1], blocks=blocks)
+
+
+    def check_all_taken(self) -> None:
+        """Raise `ModelError` if the file holds tensors that nobody asked for: such a model computes something else."""
+        left = [name for name in self._tensors if name not in self._taken]
+        if left:
+            raise ModelError(
+                f"{self.path} holds {len(left)} tensors that the engine does not use, such as {left[0]!r}.",
+                "Its architecture differs from Llama's; choose another model.",
+            )
 
 
 class _Reader:
