@@ -29,7 +29,10 @@ from typing import Any
 import aiohttp
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = {"phone": (390, 844, 2), "tablet": (820, 1180, 1), "wide": (1600, 1000, 1), "4k": (3840, 2160, 1)}
+SIZES: dict[str, tuple[int, int, float]] = {
+    "phone": (390, 844, 1.5), "tablet": (820, 1180, 1), "laptop": (1280, 760, 1), "wide": (1600, 1000, 1),
+    "4k": (3840, 2160, 1),
+}
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-port=0",
@@ -170,7 +173,7 @@ def wanted(incident: int, every: bool) -> list[Picture]:
     """The two pictures of the documentation, or every page in every size and theme."""
     one = f"/incidents/{incident}"
     if not every:
-        return [Picture(page="/", size="wide", theme="light"), Picture(page=one, size="phone", theme="dark")]
+        return [Picture(page="/", size="laptop", theme="light"), Picture(page=one, size="phone", theme="dark")]
     return [
         Picture(page=page, size=size, theme=theme, whole=page == one and size != "4k")
         for size in SIZES for theme in ("light", "dark") for page in ("/", one)

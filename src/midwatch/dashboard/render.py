@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Pages:
     def _draw(self, request: Request, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(
             now=self._now(), threshold=self._settings.copilot.confidence_threshold,
-            escalation=self._settings.copilot.escalation is not None,
+            notifies=self._settings.notify.slack_webhook_url is not None,
             hook_url=f"{self._base_url(request)}/hooks/text",
             hook_has_token=bool((source := self._settings.sources.get("text")) and source.tokens),
             **values,
@@ -125,4 +126,7 @@ def _environment() -> Environment:
     ):
         environment.filters[name] = getattr(words, name)
     environment.globals["asset"] = asset
+    parts = environment.get_template("_parts.html").module
+    for name in ("bar", "severity_mark", "state_mark", "confidence"):
+        environment.globals[name] = lru_cache(maxsize=4_096)(getattr(parts, name))
     return environment
