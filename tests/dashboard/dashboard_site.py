@@ -11,6 +11,7 @@ import aiohttp
 import uvicorn
 from sample_incidents import MemoryReader
 from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 
 from midwatch.dashboard.app import routes
 from midwatch.settings import Settings
@@ -30,10 +31,12 @@ class Site:
             return answer, await answer.text()
 
 
-async def serve(reader: MemoryReader, settings: Settings) -> AsyncIterator[Site]:
-    """Serve the dashboard's routes alone, on a free port, until the test is over."""
+async def serve(
+    reader: MemoryReader, settings: Settings, *others: BaseRoute
+) -> AsyncIterator[Site]:
+    """Serve the dashboard's routes (and others), on a free port, until the test is over."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = Starlette(routes=routes(reader, settings))
+        app = Starlette(routes=[*others, *routes(reader, settings)])
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, lifespan="off")
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))

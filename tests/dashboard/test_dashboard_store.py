@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shlex
+from html import unescape
 
 import pytest
 from dashboard_site import serve
@@ -13,7 +16,9 @@ from test_dashboard_feed import read_message
 
 from midwatch.copilot import codec
 from midwatch.copilot.claims import Outcome
+from midwatch.copilot.metrics import Metrics
 from midwatch.copilot.model import Event, LogLine
+from midwatch.copilot.server import hook_routes
 from midwatch.copilot.store import Store
 from midwatch.dashboard.app import _IncidentChanges
 from midwatch.dashboard.render import Pages
@@ -103,3 +108,18 @@ async def test_pages_are_read_while_alerts_pour_in(store, tmp_path):
             assert answer.status == 200
             assert Page(html).breaches() == []
         await pouring
+
+
+async def test_the_command_on_the_empty_page_opens_the_first_incident(store, tmp_path):
+    settings = Settings(state_dir=tmp_path)
+    async for site in serve(store, settings, *hook_routes(store, settings, Metrics())):
+        _, html = await site.get("/")
+        shown = re.search(r'<pre id="curl-line"[^>]*>(.*?)</pre>', html, re.DOTALL)
+        program, *options, url = shlex.split(unescape(shown.group(1)).replace("\\\n", " "))
+        assert program == "curl"
+        header, body = options[options.index("-H") + 1], options[options.index("--data-binary") + 1]
+        name, value = header.split(": ")
+        async with site.session.post(url, data=body.encode(), headers={name: value}) as answer:
+            assert answer.status == 202
+        _, html = await site.get("/")
+        assert "too many clients already" in Page(html).text
