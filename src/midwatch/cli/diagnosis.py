@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
-from rich.padding import Padding
+from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from midwatch.copilot.parsing import clean, clip
@@ -23,42 +23,73 @@ _ACTIONS = {
 
 
 def show(finding: Finding, console: Console | None = None) -> None:
-    """Print a finding. Colours only on a terminal, never with NO_COLOR; log text is printed as text, without control codes."""
-    console = console or Console(highlight=False, soft_wrap=False)
+    """Print a finding. Colours only on a terminal, never with NO_COLOR; log text is printed without control codes.
+
+    On a terminal long lines are folded beside their number; in a pipe each stays one line.
+    """
+    console = console or Console(highlight=False)
     diagnosis = finding.diagnosis
-    evidence = finding.evidence
+
+    def say(*parts: tuple[str, str] | str) -> None:
+        console.print(Text.assemble(*parts), soft_wrap=not console.is_terminal)
+
     action, action_style = _ACTIONS[diagnosis.action]
-    head = Text.assemble(
-        (diagnosis.severity.upper(), _COLOURS[diagnosis.severity]), "  ", (diagnosis.category, "bold"),
-        "  ", (clean(diagnosis.entity) if diagnosis.entity != "unknown" else "", "cyan"),
+    entity = clean(diagnosis.entity) if diagnosis.entity != "unknown" else ""
+    say(
+        (diagnosis.severity.upper(), _COLOURS[diagnosis.severity]),
+        "  ",
+        (diagnosis.category, "bold"),
+        "  " if entity else "",
+        (entity, "cyan"),
     )
-    sure = Text.assemble(
-        "confidence ", (f"{diagnosis.confidence:.2f}", "bold"), ("" if diagnosis.calibrated else " (uncalibrated)", "dim"),
-        ", ", (action, action_style),
+    say(
+        "confidence ",
+        (f"{diagnosis.confidence:.2f}", "bold"),
+        ("" if diagnosis.calibrated else " (uncalibrated)", "dim"),
+        ", ",
+        (action, action_style),
     )
-    parts: list[Text | Padding] = [head, sure, Text(), Text(clean(diagnosis.summary)), Text()]
+    say()
+    say(clean(diagnosis.summary))
+    say()
     if diagnosis.citations:
-        parts.append(Text("The lines that say so", style="bold"))
-        width = max(len(str(item.line_number)) for item in diagnosis.citations)
-        parts += [
-            Padding(Text.assemble(
-                (f"{item.line_number:>{width}}", "yellow"), (" │ ", "dim"), clip(clean(item.text), MAX_CITED_CHARS),
-            ), (0, 0, 0, 2))
-            for item in diagnosis.citations
+        say(("The lines that say so", "bold"))
+        cited = [
+            (str(item.line_number), "yellow", clip(clean(item.text), MAX_CITED_CHARS)) for item in diagnosis.citations
         ]
-        parts.append(Text())
-    parts.append(Text("Next", style="bold"))
-    parts += [Padding(Text(f"{number}. {clean(step)}"), (0, 0, 0, 2)) for number, step in enumerate(diagnosis.next_steps, 1)]
-    others = ", ".join(f"{item.category} {item.score:.2f}" for item in evidence.ranking[:3] if item.category != diagnosis.category)
-    foot = [
+        _columns(console, cited, " │ ")
+        say()
+    say(("Next", "bold"))
+    _columns(console, [(f"{number}.", "", clean(step)) for number, step in enumerate(diagnosis.next_steps, 1)], " ")
+    say()
+    for line in _foot(finding):
+        say((line, "dim"))
+
+
+def _columns(console: Console, rows: list[tuple[str, str, str]], between: str) -> None:
+    """Rows of (label, its style, text), the labels right-aligned."""
+    width = max(len(label) for label, _, _ in rows)
+    if not console.is_terminal:
+        for label, _, text in rows:
+            console.print(Text(f"  {label:>{width}}{between}{text}"), soft_wrap=True)
+        return
+    table = Table.grid(padding=0)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, style, text in rows:
+        table.add_row(Text.assemble("  ", (f"{label:>{width}}", style), (between, "dim")), Text(text))
+    console.print(table)
+
+
+def _foot(finding: Finding) -> list[str]:
+    diagnosis, evidence = finding.diagnosis, finding.evidence
+    others = [
+        f"{item.category} {item.score:.2f}" for item in evidence.ranking[:3] if item.category != diagnosis.category
+    ]
+    return [
+        *([f"also considered: {', '.join(others)}"] if others else []),
         f"{evidence.total_lines} lines, {evidence.total_templates} templates, {len(evidence.lines)} shown",
         f"{diagnosis.model}: {diagnosis.prompt_tokens} + {diagnosis.completion_tokens} tokens, "
         f"{diagnosis.latency_ms / 1000:.1f} s, ${diagnosis.cost_usd:.6f}",
+        *([f"note: {clean(diagnosis.note)}"] if diagnosis.note else []),
     ]
-    if others:
-        foot.insert(0, f"also considered: {others}")
-    parts.append(Text())
-    parts += [Text(line, style="dim") for line in foot]
-    if diagnosis.note:
-        parts.append(Text(f"note: {clean(diagnosis.note)}", style="dim"))
-    console.print(Group(*parts))

@@ -1,7 +1,7 @@
 """The embedded engine as a provider: the port that the copilot asks through, without a server between.
 
-It lives here because the gateway never imports the engine. Importing this module is cheap; the engine is imported when it
-is loaded, in a thread, so that a log can be read meanwhile.
+It lives here because the gateway never imports the engine. Importing this module is cheap; the engine is imported
+when it is loaded, in a thread, so that a log can be read meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EmbeddedProvider:
         self._usd_per_hour = usd_per_hour
 
     async def complete(self, request: ChatRequest) -> Completion:
-        """Answer whole. Raises `ProviderError`: retryable if the engine is full or stopped, else the request is refused."""
+        """Answer whole. Raises `ProviderError`, retryable if the engine is full or has stopped."""
         from midwatch.engine.request import SamplingParams
 
         started = time.perf_counter()
@@ -46,8 +46,12 @@ class EmbeddedProvider:
         last = None
         try:
             params = SamplingParams(
-                max_tokens=request.max_tokens, temperature=request.temperature, seed=request.seed, stop=request.stop,
-                json_schema=request.json_schema, logprobs=request.top_logprobs,
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                seed=request.seed,
+                stop=request.stop,
+                json_schema=request.json_schema,
+                logprobs=request.top_logprobs,
             )
             ids = self._engine.engine.chat_prompt(
                 [{"role": message.role, "content": message.content} for message in request.messages]
@@ -58,7 +62,8 @@ class EmbeddedProvider:
                     text.append(output.text_delta)
                     logprobs += [
                         TokenLogprob(
-                            token=item.text, logprob=item.logprob,
+                            token=item.text,
+                            logprob=item.logprob,
                             top=tuple((other.token.decode("utf-8", "replace"), other.logprob) for other in item.top),
                         )
                         for item in output.logprobs
@@ -70,9 +75,16 @@ class EmbeddedProvider:
             raise ProviderError("The engine could not finish an answer in the form that was asked.", retryable=False)
         latency_ms = (time.perf_counter() - started) * 1000
         return Completion(
-            text="".join(text), finish_reason=str(last.finish_reason), provider=self.name, model=self._model,
-            prompt_tokens=last.prompt_tokens, completion_tokens=last.completion_tokens, ttft_ms=ttft_ms,
-            latency_ms=latency_ms, cost_usd=self._usd_per_hour * latency_ms / 3_600_000, logprobs=tuple(logprobs),
+            text="".join(text),
+            finish_reason=str(last.finish_reason),
+            provider=self.name,
+            model=self._model,
+            prompt_tokens=last.prompt_tokens,
+            completion_tokens=last.completion_tokens,
+            ttft_ms=ttft_ms,
+            latency_ms=latency_ms,
+            cost_usd=self._usd_per_hour * latency_ms / 3_600_000,
+            logprobs=tuple(logprobs),
         )
 
     async def aclose(self) -> None:

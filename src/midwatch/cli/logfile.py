@@ -43,7 +43,7 @@ class Log:
 
 
 def open_log(name: str) -> IO[bytes]:
-    """The bytes of a file (gzip is unpacked) or of standard input for `-`. Raises `MidwatchError` if it cannot be read."""
+    """The bytes of a file (gzip is unpacked) or of standard input for `-`. Raises `MidwatchError`."""
     if name == "-":
         if sys.stdin.isatty():
             raise MidwatchError("No log comes in: `-` reads a pipe.", "Try: journalctl -u nginx | midwatch triage -")
@@ -56,9 +56,13 @@ def open_log(name: str) -> IO[bytes]:
         packed = stream.peek(2)[:2] == b"\x1f\x8b" if path.is_file() else False
         return cast("IO[bytes]", gzip.open(stream)) if packed else stream
     except FileNotFoundError:
-        raise MidwatchError(f"There is no file {name}.", "Check the path, or pipe a log in: ... | midwatch triage -") from None
+        raise MidwatchError(
+            f"There is no file {name}.", "Check the path, or pipe a log in: ... | midwatch triage -"
+        ) from None
     except OSError as error:
-        raise MidwatchError(f"{name} cannot be read ({error.strerror or type(error).__name__}).", "Check its permissions.") from None
+        raise MidwatchError(
+            f"{name} cannot be read ({error.strerror or type(error).__name__}).", "Check its permissions."
+        ) from None
 
 
 def read_log(stream: IO[bytes]) -> Log:
@@ -78,10 +82,14 @@ def read_log(stream: IO[bytes]) -> Log:
                 tail_bytes -= len(tail.popleft())
                 skipped += 1
     except (OSError, EOFError) as error:
-        raise MidwatchError(f"The log broke off while it was read ({type(error).__name__}: {error}).", "Check the file.") from None
+        raise MidwatchError(
+            f"The log broke off while it was read ({type(error).__name__}: {error}).", "Check the file."
+        ) from None
     lines = (*head, *(raw.decode("utf-8", "replace") for raw in tail))
     if not any(line.strip() for line in lines):
-        raise MidwatchError("The log is empty.", "Widen its time range: journalctl -u UNIT --since -1h | midwatch triage -")
+        raise MidwatchError(
+            "The log is empty.", "Widen its time range: journalctl -u UNIT --since -1h | midwatch triage -"
+        )
     return Log(lines=lines, head=len(head), skipped=skipped, cut=cut)
 
 

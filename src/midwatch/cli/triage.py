@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("triage", help="Say what is wrong in a log, and cite the lines that show it.")(triage)
 
 
-def triage(
+def triage(  # noqa: PLR0917 - these are options of a command
     file: Annotated[str, typer.Argument(help="A log file (also .gz), or - for standard input.", metavar="FILE|-")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     service: Annotated[str, typer.Option(help="The service that the log is about.")] = "",
@@ -52,7 +52,7 @@ def triage(
 
     case = Case(service=service, title=title, lines=log.lines)
     evidence = build_evidence(case, settings.copilot.evidence_tokens)
-    finding = asyncio.run(_explain(case, evidence, settings, loading, engine_url, started))
+    finding = asyncio.run(_explain(case, evidence, settings, loading=loading, engine_url=engine_url, started=started))
     finding = _in_whole_log(finding, log)
     if as_json:
         sys.stdout.write(json.dumps(as_object(finding.diagnosis), ensure_ascii=True) + "\n")
@@ -65,12 +65,21 @@ def triage(
 def as_object(diagnosis: Diagnosis) -> dict[str, Any]:
     """The diagnosis as `--json` prints it."""
     return {
-        "category": diagnosis.category, "severity": diagnosis.severity, "entity": diagnosis.entity,
-        "summary": diagnosis.summary, "confidence": diagnosis.confidence, "calibrated": diagnosis.calibrated,
+        "category": diagnosis.category,
+        "severity": diagnosis.severity,
+        "entity": diagnosis.entity,
+        "summary": diagnosis.summary,
+        "confidence": diagnosis.confidence,
+        "calibrated": diagnosis.calibrated,
         "action": diagnosis.action,
-        "citations": [{"id": item.id, "line_number": item.line_number, "text": item.text} for item in diagnosis.citations],
-        "next_steps": list(diagnosis.next_steps), "model": diagnosis.model, "latency_ms": round(diagnosis.latency_ms, 1),
-        "tokens": diagnosis.prompt_tokens + diagnosis.completion_tokens, "cost_usd": diagnosis.cost_usd,
+        "citations": [
+            {"id": item.id, "line_number": item.line_number, "text": item.text} for item in diagnosis.citations
+        ],
+        "next_steps": list(diagnosis.next_steps),
+        "model": diagnosis.model,
+        "latency_ms": round(diagnosis.latency_ms, 1),
+        "tokens": diagnosis.prompt_tokens + diagnosis.completion_tokens,
+        "cost_usd": diagnosis.cost_usd,
     }
 
 
@@ -81,12 +90,20 @@ def _begin_loading(settings: Settings) -> Future[Engine]:
     try:
         path = hub.resolve(settings.engine.model, settings.cache_dir)
     except ModelError as error:
-        raise ModelError(error.what, f"{error.next_step} Or ask no model: midwatch triage --rules-only.".strip()) from None
+        raise ModelError(
+            error.what, f"{error.next_step} Or ask no model: midwatch triage --rules-only.".strip()
+        ) from None
     return load_in_thread(path, settings.engine)
 
 
 async def _explain(
-    case: Case, evidence: Evidence, settings: Settings, loading: Future[Engine] | None, engine_url: str | None, started: float,
+    case: Case,
+    evidence: Evidence,
+    settings: Settings,
+    *,
+    loading: Future[Engine] | None,
+    engine_url: str | None,
+    started: float,
 ) -> Finding:
     from midwatch.copilot.triage import Triage
     from midwatch.gateway.providers import OpenAIProvider
@@ -97,7 +114,9 @@ async def _explain(
     elif loading is not None:
         from midwatch.cli import embedded
 
-        local = await embedded.start(loading, model=settings.engine.model, usd_per_hour=settings.copilot.local_usd_per_hour)
+        local = await embedded.start(
+            loading, model=settings.engine.model, usd_per_hour=settings.copilot.local_usd_per_hour
+        )
     bigger = settings.copilot.escalation
     escalation = None if bigger is None else OpenAIProvider(bigger, name=_host_of(bigger.base_url), remote=True)
     diagnoser = Triage(local, escalation, settings.copilot)
@@ -130,7 +149,9 @@ def _engine_at(url: str, settings: Settings) -> Provider:
         local = parts.hostname == "localhost"
     base_url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
     return OpenAIProvider(
-        ProviderSettings(base_url=base_url, model=settings.engine.model), name="engine", remote=not local,
+        ProviderSettings(base_url=base_url, model=settings.engine.model),
+        name="engine",
+        remote=not local,
         usd_per_hour=settings.copilot.local_usd_per_hour if local else 0.0,
     )
 

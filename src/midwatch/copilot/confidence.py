@@ -2,13 +2,16 @@
 
     confidence = 0.10 + 0.70 · strength · (0.55 + 0.45 · lead) + 0.10 · coverage + agreement      (clipped to 0..0.95)
 
-    strength   how plainly the rules name the category: its share of all weight, from 0.40 (a hint) to 0.70 (a plain statement)
+    strength   how plainly the rules name the category: its share of all weight, from 0.40 (a hint) to 0.70 (a plain
+    statement)
     lead       its share less the next category's, from 0 to 0.50
     coverage   the part of the lines behind it (two are enough) that the answer cites
-    agreement  where a model had a choice: 0.05 to 0.10 with its token margin if it chose what the rules rank first, else -0.20
+    agreement  where a model had a choice: 0.05 to 0.10 with its token margin if it chose what the rules rank first,
+    else -0.20
 
 A host that may choose any category (`free`) is believed at 0.55 for a category that no rule speaks for, and a rule that
-agrees adds to that. `unknown` is at most 0.20. The number is not yet fitted on labelled incidents; `calibrated` says so.
+agrees adds to that. `unknown` is at most 0.20. The number is not yet fitted on labelled incidents; `calibrated` says
+so.
 """
 
 from __future__ import annotations
@@ -27,13 +30,19 @@ _FREE_BASE = 0.55
 
 
 def confidence_of(
-    category: str, ranking: Sequence[Ranked], cited: Collection[str], *, choices: int = 1, token_margin: float | None = None,
+    category: str,
+    ranking: Sequence[Ranked],
+    cited: Collection[str],
+    *,
+    choices: int = 1,
+    token_margin: float | None = None,
     free: bool = False,
 ) -> float:
     """P(the category is right), from 0 to 0.95, by the formula above.
 
-    `choices` is how many categories the model could choose from (1: the rules had decided), `token_margin` the least gap
-    between the likeliest and the next token of its choice (0 to 1; None if unknown), `free` a host with the whole taxonomy.
+    `choices` is how many categories the model could choose from (1: the rules had decided), `token_margin` the least
+    gap between the likeliest and the next token of its choice (0 to 1; None if unknown), `free` a host with the whole
+    taxonomy.
     """
     mine = next((ranked for ranked in ranking if ranked.category == category), None)
     if category == UNKNOWN:
@@ -63,7 +72,8 @@ def action_of(confidence: float, threshold: float, *, can_escalate: bool) -> Act
 
 
 def token_margin_of(logprobs: Sequence[TokenLogprob], key: str) -> float | None:
-    """The least probability gap between first and second choice over the tokens of a key's string value; None if not known."""
+    """The least probability gap between first and second choice over the tokens of a key's string value; None if not
+known."""
     text = "".join(item.token for item in logprobs)
     begin = text.find(f'"{key}"')
     begin = text.find('"', text.find(":", begin)) + 1 if begin >= 0 else 0

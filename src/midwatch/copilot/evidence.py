@@ -2,7 +2,8 @@
 
 Read every line once (level, message, template), let the signature rules say what they know, then score lines by what
 makes an on-call engineer stop scrolling: a signature, a severe level, an exception and its innermost frame, the first
-time that an error appears, a rare wording. The best line of each template is taken, with the neighbours of the best ones.
+time that an error appears, a rare wording. The best line of each template is taken, with the neighbours of the best
+ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from midwatch.copilot import entities, rules, signatures
 from midwatch.copilot.model import Case, Evidence, EvidenceLine, Ranked
-from midwatch.copilot.parsing import Parsed, clean, clip, parse
+from midwatch.copilot.parsing import Parsed, clean, clip, find_level, parse
 from midwatch.copilot.signatures import Hit, Signal
 from midwatch.copilot.templates import Miner, Template
 from midwatch.copilot.tokens import estimate_tokens
@@ -37,7 +38,10 @@ _ECHO = re.compile(r"^\S{0,40}\s*\+{1,2} \w")
 _DEFANG = re.compile(r"<\|+|\|+>|</?(?:log|system|assistant|user|alert)\b|\[/?INST\]|###|```", re.IGNORECASE)
 _PY_TRACE = re.compile(r"^\s*Traceback \(most recent call last\)")
 _FRAME = re.compile(r"^\s*(?:at [\w$.<>]+[ (]|at async |File \"[^\"]{1,300}\", line \d+|\d+: 0x[0-9a-f]+|#\d+ )")
-_EXCEPTION = re.compile(r"^(?:Caused by: )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::|$)|^panic: |^Exception in thread|^thread '.*' panicked")
+_EXCEPTION = re.compile(
+    r"^(?:Caused by: )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::|$)"
+    r"|^panic: |^Exception in thread|^thread '.*' panicked"
+)
 _NOISE = re.compile(r"^\s*(?:[-=*_#~.+|]{3,}.*|\W*)$")
 
 
@@ -65,15 +69,23 @@ def build_evidence(case: Case, budget_tokens: int = DEFAULT_BUDGET_TOKENS) -> Ev
     shown = tuple(chosen[at] for at in sorted(chosen))
     ids = {line.line_number - 1: line.id for line in shown}
     ranking = tuple(
-        Ranked(category=signal.category, score=round(signal.share, 4),
-               line_ids=tuple(ids[at] for at in signal.lines if at in ids)[:6])
+        Ranked(
+            category=signal.category,
+            score=round(signal.share, 4),
+            line_ids=tuple(ids[at] for at in signal.lines if at in ids)[:6],
+        )
         for signal in scan.ranking[:6]
     )
     telling = {at for signal in scan.ranking[:1] for at in signal.lines}
     names = entities.find(case, shown, {ids[at] for at in telling if at in ids})
     return Evidence(
-        lines=shown, ranking=ranking, entities=names, total_lines=len(case.lines), total_templates=len(miner.templates),
-        tokens=sum(_cost(line) for line in shown), mining_ms=(time.perf_counter() - started) * 1000,
+        lines=shown,
+        ranking=ranking,
+        entities=names,
+        total_lines=len(case.lines),
+        total_templates=len(miner.templates),
+        tokens=sum(_cost(line) for line in shown),
+        mining_ms=(time.perf_counter() - started) * 1000,
     )
 
 
@@ -85,7 +97,9 @@ def defang(text: str) -> str:
 def _read(lines: Sequence[str]) -> tuple[list[_Line], Miner]:
     miner = Miner()
     half = MAX_READ_LINES // 2
-    places = range(len(lines)) if len(lines) <= MAX_READ_LINES else [*range(half), *range(len(lines) - half, len(lines))]
+    places = (
+        range(len(lines)) if len(lines) <= MAX_READ_LINES else [*range(half), *range(len(lines) - half, len(lines))]
+    )
     read: list[_Line] = []
     for at in places:
         parsed = parse(lines[at])
@@ -108,9 +122,11 @@ class _Scan:
                 if telling:
                     key += " ".join(telling)
             wordings.setdefault(key, []).append(index)
-        groups = [group for group in wordings.values() if not _prints_source(case.lines[lines[group[0]].at], lines[group[0]])]
+        groups = [
+            group for group in wordings.values() if not _prints_source(case.lines[lines[group[0]].at], lines[group[0]])
+        ]
         if len(groups) > MAX_SCANNED_WORDINGS:
-            groups = groups[: MAX_SCANNED_WORDINGS // 2] + groups[-MAX_SCANNED_WORDINGS // 2:]
+            groups = groups[: MAX_SCANNED_WORDINGS // 2] + groups[-MAX_SCANNED_WORDINGS // 2 :]
         first = [group[0] for group in groups]
         texts = [self._text(case.lines[lines[index].at]) for index in first]
         found = signatures.scan(texts, [lines[index].parsed.level for index in first], f"{case.title}\n{case.message}")
@@ -120,16 +136,27 @@ class _Scan:
         if self.ci:
             found = signatures.weigh_distance(found, order, self._end_of_build(texts, order))
         rollout = next(
-            (lines[first[i]].at for i, text in enumerate(texts)
-             if any(word in text for word in rules.ROLLOUT_LITERALS) and rules.ROLLOUT.search(text)), None,
+            (
+                lines[first[i]].at
+                for i, text in enumerate(texts)
+                if any(word in text for word in rules.ROLLOUT_LITERALS) and rules.ROLLOUT.search(text)
+            ),
+            None,
         )
         last = [lines[group[-1]].at for group in groups]
         ranked = signatures.rank(
-            found, ci=self.ci, counts=[len(group) for group in groups], rollout=rollout, order=order, last=last, total_lines=len(case.lines),
+            found,
+            ci=self.ci,
+            counts=[len(group) for group in groups],
+            rollout=rollout,
+            order=order,
+            last=last,
+            total_lines=len(case.lines),
         )
         self.rollout = rollout
         self.ranking = [
-            Signal(signal.category, signal.score, signal.share, tuple(order[i] for i in signal.lines)) for signal in ranked
+            Signal(signal.category, signal.score, signal.share, tuple(order[i] for i in signal.lines))
+            for signal in ranked
         ]
         self.hits = [Hit(order[hit.line], hit.category, hit.rule, hit.weight) for hit in found if hit.line >= 0]
 
@@ -144,9 +171,11 @@ class _Scan:
 
 
 def _prints_source(raw: str, line: _Line) -> bool:
-    """Whether a line shows a script's text (a build server echoes what it will run), which is not the script's outcome."""
+    """Whether a line shows a script's text (build servers echo what they will run), which is not its outcome."""
     return (
-        "[36;1m" in raw[:60] or _ECHO.match(raw[:80]) is not None or rules.SOURCE_CODE.search(line.parsed.message[:200]) is not None
+        "[36;1m" in raw[:60]
+        or _ECHO.match(raw[:80]) is not None
+        or rules.SOURCE_CODE.search(line.parsed.message[:200]) is not None
     )
 
 
@@ -191,7 +220,7 @@ def _frame_score(lines: list[_Line], index: int) -> float:
 
 
 def _choose(lines: list[_Line], scan: _Scan, budget: int, originals: Sequence[str]) -> dict[int, EvidenceLine]:
-    """Take lines by score, one per template (two where the first and the last tell when it began), within the budget."""
+    """Take lines by score, one per template, with the neighbours of the best, within the budget."""
     ranked = sorted(range(len(lines)), key=lambda index: (-lines[index].score, lines[index].at))
     wanted: list[int] = []
     used: set[int] = set()
@@ -219,7 +248,11 @@ def _choose(lines: list[_Line], scan: _Scan, budget: int, originals: Sequence[st
         chosen[lines[index].at] = line
     return {
         at: EvidenceLine(
-            id=f"L{number}", line_number=line.line_number, text=clip(originals[at], MAX_TEXT_CHARS), shown=line.shown, template=line.template,
+            id=f"L{number}",
+            line_number=line.line_number,
+            text=clip(originals[at], MAX_TEXT_CHARS),
+            shown=line.shown,
+            template=line.template,
             count=line.count,
         )
         for number, (at, line) in enumerate(sorted(chosen.items()), start=1)
@@ -231,11 +264,15 @@ def _show(line: _Line) -> EvidenceLine:
     message = parsed.message
     if parsed.program and parsed.program not in message[:80]:
         message = f"{parsed.program}: {message}"
-    if parsed.level in ("error", "critical", "warning") and parsed.level[:3] not in message[:60].lower():
+    if parsed.level in ("error", "critical", "warning") and not find_level(message):
         message = f"{parsed.level.upper()} {message}"
     return EvidenceLine(
-        id=f"L{MAX_LINES_SHOWN}", line_number=line.at + 1, text="", shown=defang(clip(message, MAX_SHOWN_CHARS)),
-        template=clip(line.template.text, 400), count=line.template.count,
+        id=f"L{MAX_LINES_SHOWN}",
+        line_number=line.at + 1,
+        text="",
+        shown=defang(clip(message, MAX_SHOWN_CHARS)),
+        template=clip(line.template.text, 400),
+        count=line.template.count,
     )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a pattern is easier to read on one line
 """What does a line say about itself? Level, time, host, program and message, from the shapes that logs come in.
 
 Cheap on purpose (a few microseconds a line): one pass for the prefix, one look for the level. A line of no known shape
@@ -33,7 +34,9 @@ _TIME = re.compile(
     re.VERBOSE,
 )
 _KLOG = re.compile(r"^([IWEF])(\d{4} \d\d:\d\d:\d\d\.\d+)\s+\d+ ([\w./-]+:\d+)\] ?")
-_SYSLOG = re.compile(r"^(?:<\d{1,3}>\d?\s*)?([A-Za-z0-9][\w.:-]{0,80}) ([A-Za-z_][\w./@+-]{0,60})(?:\([\w.-]{1,30}\))?(?:\[\d+\])?: ")
+_SYSLOG = re.compile(
+    r"^(?:<\d{1,3}>\d?\s*)?([A-Za-z0-9][\w.:-]{0,80}) ([A-Za-z_][\w./@+-]{0,60})(?:\([\w.-]{1,30}\))?(?:\[\d+\])?: "
+)
 _PROGRAM = re.compile(r"^([A-Za-z_][\w./@+-]{0,60})\[\d+\]: ")
 _CONTAINER = re.compile(r"^([A-Za-z0-9][\w.-]{0,60})\s+\| ")
 _CRI = re.compile(r"^(?:stdout|stderr) [FP] ")
@@ -44,26 +47,64 @@ _LEVEL = re.compile(
 _LEVEL_LOWER = re.compile(
     r"(?:\[|level=\"?|lvl=\"?|severity=\"?|##\[)"
     r"(?:(trace|debug)|(info|notice|log)|(warn(?:ing)?)|(err(?:or)?|severe)|(fatal|crit(?:ical)?|emerg|alert|panic))\b"
-    r"|^(?:[\w./-]+: )?(?:(?:fatal )?(?P<error>error|exception)|(?P<warning>warning)|(?P<critical>fatal|panic))(?:\[\w+\])?: ",
-    re.IGNORECASE,
+    r"|^(?:[\w./-]+: )?(?:(?:fatal )?(?P<error>error|exception)|(?P<warning>warning)|(?P<critical>fatal|panic))(?:\[\w+\])?: ", re.IGNORECASE,
 )
 _LOGFMT_MESSAGE = re.compile(r"\b(?:msg|message)=(\"(?:[^\"\\]|\\.){0,3000}\"|\S+)")
-_LOGFMT_EXTRA = re.compile(r"\b(err|error|reason|cause|status|code|service|component|host|pod|caller)=(\"(?:[^\"\\]|\\.){0,600}\"|\S+)")
+_LOGFMT_EXTRA = re.compile(
+    r"\b(err|error|reason|cause|status|code|service|component|host|pod|caller)=(\"(?:[^\"\\]|\\.){0,600}\"|\S+)"
+)
 _ACCESS = re.compile(r"\" ([1-5]\d\d) (?:\d+|-)(?: |$)")
 _LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error", "critical")
 _KLOG_LEVELS: dict[str, Level] = {"I": "info", "W": "warning", "E": "error", "F": "critical"}
 _WORDS: dict[str, Level] = {
-    "trace": "debug", "debug": "debug", "verbose": "debug", "info": "info", "information": "info", "notice": "info",
-    "log": "info", "warn": "warning", "warning": "warning", "err": "error", "error": "error", "severe": "error",
-    "fatal": "critical", "crit": "critical", "critical": "critical", "emerg": "critical", "alert": "critical",
-    "panic": "critical", "dpanic": "critical",
+    "trace": "debug",
+    "debug": "debug",
+    "verbose": "debug",
+    "info": "info",
+    "information": "info",
+    "notice": "info",
+    "log": "info",
+    "warn": "warning",
+    "warning": "warning",
+    "err": "error",
+    "error": "error",
+    "severe": "error",
+    "fatal": "critical",
+    "crit": "critical",
+    "critical": "critical",
+    "emerg": "critical",
+    "alert": "critical",
+    "panic": "critical",
+    "dpanic": "critical",
 }
 _JSON_MESSAGE = ("message", "msg", "log", "event", "body", "text", "MESSAGE", "short_message")
 _JSON_LEVEL = ("level", "severity", "lvl", "levelname", "log.level", "severity_text", "severityText", "loglevel", "@l")
 _JSON_TIME = ("timestamp", "time", "ts", "@timestamp", "@t", "datetime", "date", "t")
-_JSON_PROGRAM = ("service", "app", "application", "logger", "component", "name", "SYSLOG_IDENTIFIER", "container", "source")
+_JSON_PROGRAM = (
+    "service",
+    "app",
+    "application",
+    "logger",
+    "component",
+    "name",
+    "SYSLOG_IDENTIFIER",
+    "container",
+    "source",
+)
 _JSON_HOST = ("host", "hostname", "pod", "node", "_HOSTNAME", "instance")
-_JSON_MORE = ("error", "err", "exception", "stack", "stacktrace", "stack_trace", "reason", "cause", "status", "code", "errorMessage")
+_JSON_MORE = (
+    "error",
+    "err",
+    "exception",
+    "stack",
+    "stacktrace",
+    "stack_trace",
+    "reason",
+    "cause",
+    "status",
+    "code",
+    "errorMessage",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +123,7 @@ def clip(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     tail = limit // 4
-    return f"{text[: limit - tail - 3]} … {text[len(text) - tail:]}"
+    return f"{text[: limit - tail - 3]} … {text[len(text) - tail :]}"
 
 
 def clean(text: str) -> str:
@@ -103,48 +144,48 @@ def parse(line: str) -> Parsed:
             return found
     klog = _KLOG.match(text)
     if klog is not None:
-        return Parsed(text[klog.end():], _KLOG_LEVELS[klog[1]], klog[2], "", klog[3].split(":")[0])
+        return Parsed(text[klog.end() :], _KLOG_LEVELS[klog[1]], klog[2], "", klog[3].split(":")[0])
     return _parse_text(text)
 
 
 def _parse_text(text: str) -> Parsed:
-    time = host = program = ""
+    host = program = ""
     container = _CONTAINER.match(text) if "|" in text[:64] else None
     if container is not None:
-        program, text = container[1], text[container.end():]
-    for _ in range(2):  # a collector's time may stand before the program's own
+        program, text = container[1], text[container.end() :]
+    time, text = _strip_time(text)
+    syslog = _SYSLOG.match(text) if time else None
+    if syslog is not None and not _is_level(syslog[1]):
+        host, program, text = syslog[1], syslog[2], text[syslog.end() :]
+    else:
+        named = _PROGRAM.match(text)
+        if named is not None:
+            program, text = named[1], text[named.end() :]
+    if program or text[:1] == "[":  # the program's own time, behind the collector's prefix
+        own, text = _strip_time(text)
+        time = time or own
+    inner = _parse_json(text) if text[:1] == "{" else None
+    if inner is not None:
+        return Parsed(inner.message, inner.level, time or inner.time, inner.host or host, inner.program or program)
+    level = find_level(text)
+    if "msg=" in text or "message=" in text:
+        return _parse_logfmt(text, level, time, host, program)
+    return Parsed(text.strip(), level, time, host, program)
+
+
+def _strip_time(text: str) -> tuple[str, str]:
+    """The time at the start of a text (a collector's may stand before the program's own), and the rest."""
+    time = ""
+    for _ in range(2):
         text = _PID.sub("", text, count=1)
         stamp = _TIME.match(text)
         if stamp is None:
             break
         time = time or stamp.group().strip(" []():,|-")
-        text = text[stamp.end():]
+        text = text[stamp.end() :]
         if text[:3] == "std":
             text = _CRI.sub("", text, count=1)
-    if text[:1] == "{":
-        inner = _parse_json(text)
-        if inner is not None:
-            return Parsed(inner.message, inner.level, time, inner.host, inner.program or program)
-    syslog = _SYSLOG.match(text) if time else None
-    if syslog is not None and not _is_level(syslog[1]):
-        host, program, text = syslog[1], syslog[2], text[syslog.end():]
-    else:
-        named = _PROGRAM.match(text)
-        if named is not None:
-            program, text = named[1], text[named.end():]
-    if program and text[:1].isdigit() or text[:1] == "[":  # the program's own time, behind the collector's prefix
-        inner_time = _TIME.match(text)
-        if inner_time is not None and len(inner_time.group()) >= 8:
-            time, text = time or inner_time.group().strip(" []():,|-"), text[inner_time.end():]
-    text = _PID.sub("", text, count=1)
-    if program and text[:1] == "{":
-        inner = _parse_json(text)
-        if inner is not None:
-            return Parsed(inner.message, inner.level, time, inner.host or host, inner.program or program)
-    level = find_level(text)
-    if "msg=" in text or "message=" in text:
-        return _parse_logfmt(text, level, time, host, program)
-    return Parsed(text.strip(), level, time, host, program)
+    return time, _PID.sub("", text, count=1)
 
 
 def find_level(text: str) -> Level:
@@ -170,7 +211,7 @@ def _parse_logfmt(text: str, level: Level, time: str, host: str, program: str) -
     match = _LOGFMT_MESSAGE.search(text)
     if match is None or len(match[1]) < 3:
         return Parsed(text.strip(), level, time, host, program)
-    rest = f"{text[: match.start()]} {text[match.end():]}"
+    rest = f"{text[: match.start()]} {text[match.end() :]}"
     extra = " ".join(f"{key}={value}" for key, value in _LOGFMT_EXTRA.findall(rest)[:4])
     quoted = match[1][0] == '"'
     words = match[1][1:-1].replace('\\"', '"') if quoted else match[1]
@@ -198,7 +239,10 @@ def _parse_json(text: str, depth: int = 0) -> Parsed | None:
     level = _WORDS.get(_first(data, _JSON_LEVEL).lower(), "") or find_level(message)
     message = clean(message).strip()
     return Parsed(
-        f"{message} {more}".strip(), level, _first(data, _JSON_TIME)[:40], _first(data, _JSON_HOST)[:80],
+        f"{message} {more}".strip(),
+        level,
+        _first(data, _JSON_TIME)[:40],
+        _first(data, _JSON_HOST)[:80],
         _first(data, _JSON_PROGRAM)[:60],
     )
 

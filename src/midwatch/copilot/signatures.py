@@ -1,9 +1,11 @@
-"""What do the lines say is wrong? Rules over the lines, weighed into a ranking of categories with the lines that say so.
+"""What do the lines say is wrong? Rules over the lines, weighed into a ranking of categories with the lines that say
+so.
 
-Cause beats symptom: an expired certificate also refuses connections and makes a gateway answer 502, so where the cause is
-plain its symptoms count little. Of two causes the one that began first counts more. A recovery after the last symptom, a
-planned maintenance or a watchdog makes a false alarm only if nothing that cannot heal by itself is left unresolved.
-Nothing that a log says about the diagnosis itself has any effect: only the signatures of `rules.py` count.
+Cause beats symptom: an expired certificate also refuses connections and makes a gateway answer 502, so where the
+cause is plain its symptoms count little. Of two causes the one that began first counts more. A recovery after the
+last symptom, a planned maintenance or a watchdog makes a false alarm only if nothing that cannot heal by itself is
+left unresolved. Nothing that a log says about the diagnosis itself has any effect: only the signatures of `rules.py`
+count.
 """
 
 from __future__ import annotations
@@ -33,10 +35,25 @@ _BUSINESS = ("service_routing", "health_probe", "network_connectivity", "depende
 BEATS: dict[str, tuple[str, ...]] = {
     "dns_resolution": _BUSINESS,
     "tls_cert_expiry": (*_BUSINESS, "authn_authz"),
-    "oom_memory": (*_BUSINESS, "code_defect_crash", "node_control_plane", "queue_backlog", "cpu_saturation", "scheduling_capacity"),
+    "oom_memory": (
+        *_BUSINESS,
+        "code_defect_crash",
+        "node_control_plane",
+        "queue_backlog",
+        "cpu_saturation",
+        "scheduling_capacity",
+    ),
     "disk_storage_full": (
-        *_BUSINESS, "code_defect_crash", "queue_backlog", "node_control_plane", "database_slow_or_locked", "scheduling_capacity",
-        "storage_volume_mount", "image_pull_artifact", "ci_test_failure", "ci_build_dependency",
+        *_BUSINESS,
+        "code_defect_crash",
+        "queue_backlog",
+        "node_control_plane",
+        "database_slow_or_locked",
+        "scheduling_capacity",
+        "storage_volume_mount",
+        "image_pull_artifact",
+        "ci_test_failure",
+        "ci_build_dependency",
     ),
     "connection_exhaustion": (*_BUSINESS, "queue_backlog"),
     "quota_rate_limit": (*_BUSINESS, "queue_backlog", "image_pull_artifact", "authn_authz"),
@@ -54,23 +71,40 @@ BEATS: dict[str, tuple[str, ...]] = {
     "service_routing": ("dependency_failure",),
     "queue_backlog": ("dependency_failure",),
     "ci_test_failure": (
-        "code_defect_crash", "authn_authz", "config_env_error", "dns_resolution", "tls_cert_expiry", "deploy_regression", *_BUSINESS,
+        "code_defect_crash",
+        "authn_authz",
+        "config_env_error",
+        "dns_resolution",
+        "tls_cert_expiry",
+        "deploy_regression",
+        *_BUSINESS,
     ),
     "ci_build_dependency": ("code_defect_crash",),
 }
 """Which categories are mere symptoms while a cause is plain."""
 
-SOFT = frozenset({
-    "network_connectivity", "service_routing", "health_probe", "dependency_failure", "cpu_saturation", "queue_backlog",
-    "node_control_plane", "dns_resolution", "database_slow_or_locked", "connection_exhaustion", "quota_rate_limit",
-})
+SOFT = frozenset(
+    {
+        "network_connectivity",
+        "service_routing",
+        "health_probe",
+        "dependency_failure",
+        "cpu_saturation",
+        "queue_backlog",
+        "node_control_plane",
+        "dns_resolution",
+        "database_slow_or_locked",
+        "connection_exhaustion",
+        "quota_rate_limit",
+    }
+)
 """Troubles that can pass by themselves; a recovery line after the last of them makes them a false alarm."""
 
 _LETTERS = "".join(chr(code) if 97 <= code <= 122 else " " for code in range(128))
-_FRAGMENTS = {
-    literal: max(re.findall(r"[a-z]*", literal), key=len) for rule in RULES for literal in rule.literals
-}
-_PATH = re.compile(r"[\w@.-]/[\w@.-]|^/\w|\w\.(?:js|jsx|ts|tsx|mjs|py|md|mdx|html?|css|go|rs|java|kt|rb|php|json|ya?ml|toml|txt|snap|c|cc|cpp|h|hpp)$")
+_FRAGMENTS = {literal: max(re.findall(r"[a-z]*", literal), key=len) for rule in RULES for literal in rule.literals}
+_PATH = re.compile(
+    r"[\w@.-]/[\w@.-]|^/\w|\w\.(?:js|jsx|ts|tsx|mjs|py|md|mdx|html?|css|go|rs|java|kt|rb|php|json|ya?ml|toml|txt|snap|c|cc|cpp|h|hpp)$"
+)
 _CI = frozenset({"ci_test_failure", "ci_build_dependency"})
 _ONSET_CATEGORIES = frozenset({"code_defect_crash", "database_slow_or_locked", "cpu_saturation", *_BUSINESS})
 
@@ -98,8 +132,8 @@ class Signal:
 def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> list[Hit]:
     """Find every rule's lines. `lines` are lower-case; `alert` is the alert's title and message.
 
-    A literal's longest word is looked for among the log's distinct words first, then the literal in the joined text, so a
-    rule that has nothing to say costs a few microseconds and no pattern.
+    A literal's longest word is looked for among the log's distinct words first, then the literal in the joined text,
+    so a rule that has nothing to say costs a few microseconds and no pattern.
     """
     texts = [line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] for line in lines]
     joined = "\n".join(texts)
@@ -184,7 +218,8 @@ def is_ci_log(joined_lower: str, hits: Sequence[Hit]) -> bool:
 
 
 def weigh_distance(hits: Sequence[Hit], order: Sequence[int], end: int) -> list[Hit]:
-    """Hits of a build's log, less heavy the further before its `end` they stand: a build stops soon after what fails it."""
+    """Hits of a build's log, lighter the further before its `end` they are: a build stops soon after it fails."""
+
     def factor(hit: Hit) -> float:
         before = end - order[hit.line] if hit.line >= 0 else 0
         return 1.0 if before <= 300 else 0.8 if before <= 1_000 else 0.65
@@ -193,14 +228,20 @@ def weigh_distance(hits: Sequence[Hit], order: Sequence[int], end: int) -> list[
 
 
 def rank(
-    hits: Sequence[Hit], *, ci: bool = False, counts: Sequence[int] = (), rollout: int | None = None,
-    order: Sequence[int] = (), last: Sequence[int] = (), total_lines: int = 0,
+    hits: Sequence[Hit],
+    *,
+    ci: bool = False,
+    counts: Sequence[int] = (),
+    rollout: int | None = None,
+    order: Sequence[int] = (),
+    last: Sequence[int] = (),
+    total_lines: int = 0,
 ) -> list[Signal]:
     """Weigh hits into categories, the likeliest first; empty if nothing is said plainly enough.
 
-    `counts[i]` is how many lines of the log line i stands for, `order[i]` and `last[i]` the places of the first and the last
-    of those (by default i), `rollout` the place of the first line that says a new version went out, `total_lines` the log's
-    length.
+    `counts[i]` is how many lines of the log line i stands for, `order[i]` and `last[i]` the places of the first and
+    the last of those (by default i), `rollout` the place of the first line that says a new version went out,
+    `total_lines` the log's length.
     """
     by_rule: dict[str, dict[int, list[Hit]]] = defaultdict(lambda: defaultdict(list))
     for hit in hits:
@@ -238,18 +279,31 @@ def _context(category: str, ci: bool) -> float:
         return 1.0 if ci else 0.4
     if not ci:
         return 1.0
-    return {"code_defect_crash": 0.55, "benign_false_alarm": 0.3, "config_env_error": 0.6, "health_probe": 0.4,
-            "deploy_regression": 0.5, "queue_backlog": 0.4, "service_routing": 0.5, "network_connectivity": 0.7,
-            "dependency_failure": 0.6}.get(category, 0.85)
+    return {
+        "code_defect_crash": 0.55,
+        "benign_false_alarm": 0.3,
+        "config_env_error": 0.6,
+        "health_probe": 0.4,
+        "deploy_regression": 0.5,
+        "queue_backlog": 0.4,
+        "service_routing": 0.5,
+        "network_connectivity": 0.7,
+        "dependency_failure": 0.6,
+    }.get(category, 0.85)
 
 
 def _weigh_rollout(
-    scores: dict[str, float], lines: dict[str, list[int]], onset: dict[str, int], rollout: int | None,
+    scores: dict[str, float],
+    lines: dict[str, list[int]],
+    onset: dict[str, int],
+    rollout: int | None,
 ) -> None:
     """Errors that begin only after a new version went out speak for the version."""
     if rollout is None:
         return
-    troubles = [name for name, score in scores.items() if score >= 4 and name not in {"benign_false_alarm", "deploy_regression"}]
+    troubles = [
+        name for name, score in scores.items() if score >= 4 and name not in {"benign_false_alarm", "deploy_regression"}
+    ]
     if not troubles or any(onset[name] < rollout for name in troubles):
         return
     if all(name in _ONSET_CATEGORIES for name in troubles):
@@ -261,7 +315,10 @@ def _weigh_rollout(
 
 
 def _weigh_false_alarm(
-    scores: dict[str, float], by_rule: dict[str, dict[int, list[Hit]]], ended: dict[str, int], total_lines: int,
+    scores: dict[str, float],
+    by_rule: dict[str, dict[int, list[Hit]]],
+    ended: dict[str, int],
+    total_lines: int,
 ) -> None:
     """A false alarm is what has passed or was planned; whatever cannot pass by itself forbids it."""
     benign = "benign_false_alarm"

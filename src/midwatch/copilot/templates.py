@@ -27,7 +27,10 @@ _DIGIT = re.compile(r"[0-9]")
 _PATH = re.compile(r"^(?:[A-Za-z]:)?[/\\]|[/\\].*[/\\]")
 _RUN = re.compile(r"<\*>(?:[:.,@/_#|;-]*<\*>)+")
 _CALENDAR = frozenset(
-    "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec Mon Tue Wed Thu Fri Sat Sun UTC GMT CEST CET EST PDT PST".split()
+    (
+        *("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+        *("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "UTC", "GMT", "CEST", "CET", "EST", "PDT", "PST"),
+    )
 )
 
 

@@ -1,8 +1,10 @@
-"""What is wrong with this incident? Evidence, one constrained call, checks, and a confidence that decides who is asked next.
+"""What is wrong with this incident? Evidence, one constrained call, checks, and a confidence that decides who is
+asked next.
 
-The path: `evidence.py` reads the log → one call to the local model (`prompt.ask_local`) → every id it names is checked against
-what it was shown → `confidence.py` → if that is too low and a bigger model is configured, one redacted call to it, checked the
-same way. Without a usable answer the rules alone make the diagnosis and say so in `note`.
+The path: `evidence.py` reads the log → one call to the local model (`prompt.ask_local`) → every id it names is
+checked against what it was shown → `confidence.py` → if that is too low and a bigger model is configured, one
+redacted call to it, checked the same way. Without a usable answer the rules alone make the diagnosis and say so in
+`note`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from midwatch.gateway.wire import Completion
 from midwatch.settings import CopilotSettings
 
 RULES_PROVIDER = "rules"
+MIN_CITATIONS = 2
+"""Where the rules stand on so many lines, so many are cited."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,7 @@ class Triage:
         return await self.explain(case, evidence, started=started)
 
     async def explain(self, case: Case, evidence: Evidence, *, started: float | None = None) -> Finding:
-        """The diagnosis from evidence that is already gathered (`started`: `time.perf_counter()` when the work began)."""
+        """The diagnosis from evidence that is already gathered (`started`: `time.perf_counter()` at its beginning)."""
         began = time.perf_counter() - evidence.mining_ms / 1000 if started is None else started
         bill = _Bill()
         notes: list[str] = []
@@ -104,13 +108,19 @@ class Triage:
         if answer.note:
             notes.append(answer.note)
         confidence = confidence_of(
-            answer.category, evidence.ranking, answer.cited, choices=len(question.categories) if asked else 1, token_margin=margin,
+            answer.category,
+            evidence.ranking,
+            answer.cited,
+            choices=len(question.categories) if asked else 1,
+            token_margin=margin,
         )
         action = action_of(confidence, self._settings.confidence_threshold, can_escalate=self._escalation is not None)
         escalated = False
         if action == "escalate" and self._escalation is not None:
             try:
-                better, completion = await _ask(self._escalation, prompt.ask_remote(case, evidence), evidence, free=True)
+                better, completion = await _ask(
+                    self._escalation, prompt.ask_remote(case, evidence), evidence, free=True
+                )
                 bill.add(completion)
                 answer, escalated = better, True
                 notes += [better.note] if better.note else []
@@ -119,13 +129,27 @@ class Triage:
             except ProviderError as error:
                 notes.append(f"The escalation host failed ({error.what}); this is the local answer.")
                 action = "ask_person"
-        return Finding(evidence=evidence, diagnosis=_diagnosis(
-            evidence, answer, bill, confidence=confidence, action=action, escalated=escalated, notes=notes,
-            latency_ms=(time.perf_counter() - began) * 1000,
-        ))
+        return Finding(
+            evidence=evidence,
+            diagnosis=_diagnosis(
+                evidence,
+                answer,
+                bill,
+                confidence=confidence,
+                action=action,
+                escalated=escalated,
+                notes=notes,
+                latency_ms=(time.perf_counter() - began) * 1000,
+            ),
+        )
 
     async def explain_by_rules(
-        self, case: Case, evidence: Evidence, reason: str, *, started: float | None = None,
+        self,
+        case: Case,
+        evidence: Evidence,
+        reason: str,
+        *,
+        started: float | None = None,
     ) -> Finding:
         """The rules' diagnosis without asking anyone; `reason` says why and becomes the note."""
         finding = await Triage(None, None, self._settings).explain(case, evidence, started=started)
@@ -155,7 +179,7 @@ def _parse(text: str) -> dict[str, Any] | None:
     if begin < 0 or end < begin:
         return None
     try:
-        value = orjson.loads(text[begin: end + 1])
+        value = orjson.loads(text[begin : end + 1])
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
@@ -170,23 +194,34 @@ def _check(parsed: dict[str, Any], question: Question, evidence: Evidence) -> _A
     category = taxonomy.canonical(str(parsed.get("category", "")))
     note = ""
     if category not in question.categories:
-        category, note = question.categories[0], "The model named a category that was not offered; the rules' first was taken."
-    strongest = next((item.line_ids for item in evidence.ranking if item.category == category), ())[:2]
-    if strongest and not set(strongest) & set(cited):
-        cited = [*strongest[:1], *cited][: prompt.MAX_CITATIONS]
-        note = f"{note} The rules added {strongest[0]} to the cited lines.".strip()
+        category, note = (
+            question.categories[0],
+            "The model named a category that was not offered; the rules' first was taken.",
+        )
+    strongest = next((item.line_ids for item in evidence.ranking if item.category == category), ())
+    missing = [line_id for line_id in strongest if line_id not in cited]
+    if missing and (len(cited) < MIN_CITATIONS or not set(strongest[:2]) & set(cited)):
+        added = missing[: max(1, MIN_CITATIONS - len(cited))]
+        cited = [*added, *cited][: prompt.MAX_CITATIONS]
+        note = f"{note} The rules added {', '.join(added)} to the cited lines.".strip()
     order = {line.id: line.line_number for line in evidence.lines}
     cited.sort(key=lambda line_id: order[line_id])
     severity = parsed.get("severity")
     entity = str(parsed.get("entity", "unknown"))
-    steps = [question.steps[key][1] for key in dict.fromkeys(map(str, _list(parsed.get("next_steps"))))
-             if key in question.steps and question.steps[key][0] == category][: prompt.MAX_STEPS]
+    steps = [
+        question.steps[key][1]
+        for key in dict.fromkeys(map(str, _list(parsed.get("next_steps"))))
+        if key in question.steps and question.steps[key][0] == category
+    ][: prompt.MAX_STEPS]
     return _Answer(
         category=category,
         severity=next((item for item in question.severities if item == severity), question.severities[0]),
         entity=entity if entity in question.entities else "unknown",
         summary=_summary(parsed.get("summary"), category, question, evidence, cited),
-        cited=tuple(cited), steps=tuple(steps or taxonomy.steps_of(category)[: prompt.MAX_STEPS]), rejected=rejected, note=note,
+        cited=tuple(cited),
+        steps=tuple(steps or taxonomy.steps_of(category)[: prompt.MAX_STEPS]),
+        rejected=rejected,
+        note=note,
     )
 
 
@@ -197,7 +232,9 @@ def _summary(value: Any, category: str, question: Question, evidence: Evidence, 
     if question.sentences:
         if text in question.sentences and text.startswith(opening):
             return text
-    elif 15 <= len(text) <= 2 * prompt.MAX_SUMMARY_CHARS and "<log>" not in text and len(set(text.lower().split())) >= 4:
+    elif (
+        15 <= len(text) <= 2 * prompt.MAX_SUMMARY_CHARS and "<log>" not in text and len(set(text.lower().split())) >= 4
+    ):
         return clip(text, prompt.MAX_SUMMARY_CHARS)
     lines = prompt.telling(evidence, (category,))
     line = next((line for line in lines if line.id in cited), lines[0] if lines else None)
@@ -207,30 +244,60 @@ def _summary(value: Any, category: str, question: Question, evidence: Evidence, 
 def _by_rules(evidence: Evidence, question: Question, note: str) -> _Answer:
     category = question.categories[0]
     lines = prompt.telling(evidence, (category,)) if evidence.lines else []
-    cited = sorted(lines[: prompt.MAX_CITATIONS], key=lambda line: line.line_number) if category != taxonomy.UNKNOWN else lines[:3]
+    cited = (
+        sorted(lines[: prompt.MAX_CITATIONS], key=lambda line: line.line_number)
+        if category != taxonomy.UNKNOWN
+        else lines[:3]
+    )
     return _Answer(
-        category=category, severity=question.severities[0], entity=question.entities[0],
-        summary=prompt.sentence(category, lines[0] if lines else None), cited=tuple(line.id for line in cited),
-        steps=taxonomy.steps_of(category)[: prompt.MAX_STEPS], note=note,
+        category=category,
+        severity=question.severities[0],
+        entity=question.entities[0],
+        summary=prompt.sentence(category, lines[0] if lines else None),
+        cited=tuple(line.id for line in cited),
+        steps=taxonomy.steps_of(category)[: prompt.MAX_STEPS],
+        note=note,
     )
 
 
 def _diagnosis(
-    evidence: Evidence, answer: _Answer, bill: _Bill, *, confidence: float, action: Any, escalated: bool, notes: list[str],
+    evidence: Evidence,
+    answer: _Answer,
+    bill: _Bill,
+    *,
+    confidence: float,
+    action: Any,
+    escalated: bool,
+    notes: list[str],
     latency_ms: float,
 ) -> Diagnosis:
     by_id = {line.id: line for line in evidence.lines}
     citations = tuple(
-        Citation(id=line_id, line_number=by_id[line_id].line_number, text=by_id[line_id].text) for line_id in answer.cited
+        Citation(id=line_id, line_number=by_id[line_id].line_number, text=by_id[line_id].text)
+        for line_id in answer.cited
     )
     subject = answer.entity if answer.entity != "unknown" else "NAME"
     return Diagnosis(
-        category=answer.category, severity=answer.severity, entity=answer.entity, summary=answer.summary, confidence=confidence,
-        calibrated=CALIBRATED, action=action, citations=citations,
-        next_steps=tuple(step.replace("{entity}", subject) for step in answer.steps), provider=bill.provider, model=bill.model,
-        prompt_tokens=bill.prompt_tokens, completion_tokens=bill.completion_tokens, cost_usd=bill.cost_usd,
-        ttft_ms=bill.ttft_ms, latency_ms=latency_ms, ranking=evidence.ranking, rejected_citations=answer.rejected,
-        escalated=escalated, note=" ".join(notes),
+        category=answer.category,
+        severity=answer.severity,
+        entity=answer.entity,
+        summary=answer.summary,
+        confidence=confidence,
+        calibrated=CALIBRATED,
+        action=action,
+        citations=citations,
+        next_steps=tuple(step.replace("{entity}", subject) for step in answer.steps),
+        provider=bill.provider,
+        model=bill.model,
+        prompt_tokens=bill.prompt_tokens,
+        completion_tokens=bill.completion_tokens,
+        cost_usd=bill.cost_usd,
+        ttft_ms=bill.ttft_ms,
+        latency_ms=latency_ms,
+        ranking=evidence.ranking,
+        rejected_citations=answer.rejected,
+        escalated=escalated,
+        note=" ".join(notes),
     )
 
 
