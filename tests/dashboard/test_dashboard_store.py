@@ -121,5 +121,5 @@ async def test_the_command_on_the_empty_page_opens_the_first_incident(store, tmp
         name, value = header.split(": ")
         async with site.session.post(url, data=body.encode(), headers={name: value}) as answer:
             assert answer.status == 202
-        _, html = await site.get("/")
-        assert "too many clients already" in Page(html).text
+        _, html = await site.get("/incidents/1")
+        assert "FATAL: sorry, too many clients already" in Page(html).text
