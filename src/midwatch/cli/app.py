@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -206,4 +207,11 @@ def _serve(app: Starlette, settings: Settings) -> None:
         app, host=settings.app.host, port=settings.app.port, access_log=False, log_level="warning",
         proxy_headers=False, server_header=False, timeout_graceful_shutdown=3,
     )  # fmt: skip
-    uvicorn.Server(config).run()
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)  # uvicorn takes them over, and raises them again when it has drained: no end yet
+    server.run()
