@@ -11,7 +11,7 @@ from dashboard_site import serve
 from markup import Page
 from sample_incidents import NOW, MemoryReader, incident, many, twelve
 
-from midwatch.dashboard.feed import Change, Feed, Snapshot, difference, encode, stream
+from midwatch.dashboard.feed import Change, Feed, Snapshot, difference, encode, stream, until
 from midwatch.settings import Settings
 
 
@@ -111,6 +111,23 @@ async def test_a_silent_stream_beats():
     assert await anext(messages) == b": heartbeat\n\n"
     assert await anext(messages) == b": heartbeat\n\n"
     await messages.aclose()
+
+
+async def test_an_app_that_stops_ends_the_open_streams():
+    reader = MemoryReader(twelve())
+
+    async def draw(revision: int) -> str:
+        return f"<p>{revision}</p>"
+
+    stopping = asyncio.Event()
+    messages = until(stopping, stream(reader, draw, heartbeat_s=3600.0, pace_s=0.0))
+    assert (await anext(messages)).startswith(b"retry:")
+    assert b"<p>1</p>" in await anext(messages)
+    waiting = asyncio.ensure_future(anext(messages, None))
+    await asyncio.wait({waiting}, timeout=0.01)
+    assert not waiting.done()
+    stopping.set()
+    assert await asyncio.wait_for(waiting, 5) is None
 
 
 async def test_many_changes_at_once_are_one_message():

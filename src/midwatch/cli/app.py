@@ -13,6 +13,9 @@ import typer
 from midwatch.errors import SettingsError
 
 if TYPE_CHECKING:
+    import asyncio
+    from types import FrameType
+
     from starlette.applications import Starlette
 
     from midwatch.copilot.metrics import Metrics
@@ -34,6 +37,8 @@ def run_app(
     port: Annotated[int | None, typer.Option(help="Port of the hooks and the page.", min=1, max=65535)] = None,
 ) -> None:
     """Serve until SIGTERM or CTRL-C."""
+    import asyncio
+
     from midwatch import settings as settings_module
     from midwatch.copilot.metrics import Metrics
     from midwatch.copilot.store import Store
@@ -50,7 +55,9 @@ def run_app(
             local, escalation = _providers(settings, url, metrics)
             triage = Triage(local, escalation, settings.copilot)
             providers = [provider for provider in (local, escalation) if provider is not None]
-            _serve(build_app(settings, store, triage, metrics=metrics, providers=providers), settings)
+            stopping = asyncio.Event()
+            app = build_app(settings, store, triage, metrics=metrics, providers=providers, stopping=stopping)
+            _serve(app, settings, stopping)
         finally:
             store.close()
 
@@ -62,10 +69,12 @@ def build_app(
     *,
     metrics: Metrics | None = None,
     providers: list[Provider] | None = None,
+    stopping: asyncio.Event | None = None,
 ) -> Starlette:
     """The whole app over a store that its caller opens and closes: hooks, workflow, outbox, page.
 
-    The workflow starts and ends with the app's lifespan, which also closes `providers`.
+    The workflow starts and ends with the app's lifespan, which also closes `providers`. Setting `stopping`
+    ends what would keep connections open for ever.
     """
     import asyncio
 
@@ -108,7 +117,7 @@ def build_app(
         routes=[
             *hook_routes(store, settings, metrics),
             *health_routes(store, metrics, is_working),
-            *page_routes(store, settings),
+            *page_routes(store, settings, stopping),
         ],
         lifespan=lifespan,
     )
@@ -200,18 +209,19 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _serve(app: Starlette, settings: Settings) -> None:
+def _serve(app: Starlette, settings: Settings, stopping: asyncio.Event) -> None:
     import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            stopping.set()  # on the loop's own thread; the open streams see it before uvicorn waits for them
+            super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
         app, host=settings.app.host, port=settings.app.port, access_log=False, log_level="warning",
         proxy_headers=False, server_header=False, timeout_graceful_shutdown=3,
     )  # fmt: skip
-    server = uvicorn.Server(config)
-
-    def stop(*_: object) -> None:
-        server.should_exit = True
-
+    server = Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)  # uvicorn takes them over, and raises them again when it has drained: no end yet
+        signal.signal(number, lambda *_: None)  # uvicorn takes them over, and raises them again when it has drained
     server.run()

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 
 from midwatch.copilot.model import IncidentView
-from midwatch.dashboard.feed import Feed, Snapshot, difference, stream
+from midwatch.dashboard.feed import Feed, Snapshot, difference, stream, until
 from midwatch.dashboard.reader import IncidentReader
 from midwatch.dashboard.render import Pages
 from midwatch.dashboard.security import SecurityHeaders
@@ -32,9 +32,12 @@ LIST_TEXT_CHARS = 2_000
 """Longest line text in the JSON list; `/api/incidents/{id}` has it whole. One line of a log may be megabytes."""
 
 
-def routes(store: IncidentReader, settings: Settings) -> list[BaseRoute]:
-    """All routes of the dashboard, to be placed at the root of an app. Each answers with the security headers."""
-    house = _Dashboard(store, settings)
+def routes(store: IncidentReader, settings: Settings, stopping: asyncio.Event | None = None) -> list[BaseRoute]:
+    """All routes of the dashboard, to be placed at the root of an app. Each answers with the security headers.
+
+    Setting `stopping` ends the open streams of changes.
+    """
+    house = _Dashboard(store, settings, stopping or asyncio.Event())
     guard = [Middleware(SecurityHeaders)]
     return [
         Route("/", house.list_page, middleware=guard),
@@ -50,8 +53,9 @@ def routes(store: IncidentReader, settings: Settings) -> list[BaseRoute]:
 class _Dashboard:
     """The handlers. Reads and drawing run on threads, so that the event loop keeps taking alerts."""
 
-    def __init__(self, reader: IncidentReader, settings: Settings) -> None:
+    def __init__(self, reader: IncidentReader, settings: Settings, stopping: asyncio.Event) -> None:
         self._reader = reader
+        self._stopping = stopping
         self._pages = Pages(settings)
         self._feed = Feed(reader, LIST_LIMIT)
 
@@ -104,7 +108,8 @@ class _Dashboard:
             else:
                 changes = _IncidentChanges(self._reader, self._pages, request, identifier)
             return StreamingResponse(
-                stream(self._reader, changes), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"},
+                until(self._stopping, stream(self._reader, changes)), media_type="text/event-stream",
+                headers={"X-Accel-Buffering": "no"},
             )
 
         return await self._answer(request, draw)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from midwatch.copilot.model import IncidentView
@@ -91,10 +91,31 @@ def encode(html: str, revision: int) -> bytes:
     return f"id: {revision}\n{data}\n\n".encode("utf-8", "replace")
 
 
+async def until(stopping: asyncio.Event, messages: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    """The messages of a stream, ended when the app stops, so that no open page holds up its end."""
+    stopped = asyncio.ensure_future(stopping.wait())
+    try:
+        while True:
+            message = asyncio.ensure_future(anext(messages, None))
+            try:
+                await asyncio.wait({message, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not message.done():
+                    message.cancel()
+                    await asyncio.gather(message, return_exceptions=True)
+            content = None if message.cancelled() else message.result()
+            if content is None:
+                return
+            yield content
+    finally:
+        stopped.cancel()
+        await messages.aclose()
+
+
 async def stream(
     reader: IncidentReader, draw: Callable[[int], Awaitable[str]], *,
     heartbeat_s: float = HEARTBEAT_S, pace_s: float = PACE_S,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Messages for one connection, for as long as it is read.
 
     `draw(revision)` gives the HTML to send for a revision, or "" if nothing on this page is different. The stream ends
