@@ -35,8 +35,11 @@ _TIME = re.compile(
 )
 _KLOG = re.compile(r"^([IWEF])(\d{4} \d\d:\d\d:\d\d\.\d+)\s+\d+ ([\w./-]+:\d+)\] ?")
 _SYSLOG = re.compile(
-    r"^(?:<\d{1,3}>\d?\s*)?([A-Za-z0-9][\w.:-]{0,80}) ([A-Za-z_][\w./@+-]{0,60})(?:\([\w.-]{1,30}\))?(?:\[\d+\])?: "
+    r"^([A-Za-z0-9][\w.:-]{0,80}) ([A-Za-z_][\w./@+-]{0,60})(?:\([\w.-]{1,30}\))?(?:\[\d+\])?: "
 )
+_PRIORITY = re.compile(r"^<(\d{1,3})>(?:(1) )?")
+_RFC5424 = re.compile(r"^(\S{1,255}) (\S{1,48}) \S{1,128} \S{1,32} (?:-|(?:\[[^\]]{0,500}\])+) ?")
+_SYSLOG_LEVELS: tuple[Level, ...] = ("critical", "critical", "critical", "error", "warning", "info", "info", "debug")
 _PROGRAM = re.compile(r"^([A-Za-z_][\w./@+-]{0,60})\[\d+\]: ")
 _CONTAINER = re.compile(r"^([A-Za-z0-9][\w.-]{0,60})\s+\| ")
 _CRI = re.compile(r"^(?:stdout|stderr) [FP] ")
@@ -150,12 +153,19 @@ def parse(line: str) -> Parsed:
 
 def _parse_text(text: str) -> Parsed:
     host = program = ""
+    level: Level = ""
+    priority = _PRIORITY.match(text)
+    if priority is not None:
+        level, text = _SYSLOG_LEVELS[int(priority[1]) % 8], text[priority.end() :]
     container = _CONTAINER.match(text) if "|" in text[:64] else None
     if container is not None:
         program, text = container[1], text[container.end() :]
     time, text = _strip_time(text)
     syslog = _SYSLOG.match(text) if time else None
-    if syslog is not None and not _is_level(syslog[1]):
+    structured = _RFC5424.match(text) if priority is not None and priority[2] else None
+    if structured is not None:
+        host, program, text = structured[1], structured[2], text[structured.end() :]
+    elif syslog is not None and not _is_level(syslog[1]):
         host, program, text = syslog[1], syslog[2], text[syslog.end() :]
     else:
         named = _PROGRAM.match(text)
@@ -167,7 +177,7 @@ def _parse_text(text: str) -> Parsed:
     inner = _parse_json(text) if text[:1] == "{" else None
     if inner is not None:
         return Parsed(inner.message, inner.level, time or inner.time, inner.host or host, inner.program or program)
-    level = find_level(text)
+    level = find_level(text) or level
     if "msg=" in text or "message=" in text:
         return _parse_logfmt(text, level, time, host, program)
     return Parsed(text.strip(), level, time, host, program)

@@ -18,6 +18,7 @@ from typing import Any
 from midwatch.gateway.wire import ChatRequest, Message
 
 _PLACEHOLDER = re.compile(r"\[(SECRET|EMAIL|IP|LITERAL)_\d{1,6}\]")
+_HIDDEN = r"\[(?:SECRET|EMAIL|IP|LITERAL)_\d{1,6}\]"
 _KEY_NAME = (
     r"(?:[\w.-]{0,60}(?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credentials?|authorization|"
     r"auth[_-]?key|client[_-]?key|encryption[_-]?key|signing[_-]?key|session(?:[_-]?id)?|cookie|dsn|pwd|passcode|otp|pin|x-amz-signature|sig))"
@@ -76,7 +77,7 @@ _SECRETS: tuple[tuple[re.Pattern[str], int], ...] = (
     ),
     (
         re.compile(
-            rf"(?<![\w]){_KEY_NAME}\\?[\"']?\s*(?:=>|:=|[:=])\s*(?:bearer |basic |token )?([^\s\"'\\,;&)\]}}]{{2,500}})",
+            rf"(?<![\w]){_KEY_NAME}\\?[\"']?\s*(?:=>|:=|[:=])\s*(?:bearer |basic |token )?({_HIDDEN}(?=$|[\s\"'\\,;&)\]}}])|(?:{_HIDDEN}|[^\s\"'\\,;&)\]}}]){{2,500}})",
             re.I,
         ),
         1,
@@ -90,6 +91,7 @@ _SECRETS: tuple[tuple[re.Pattern[str], int], ...] = (
         0,
     ),
 )
+_ALL_HIDDEN = re.compile(rf"(?:{_HIDDEN}|\W)*")
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,24}\b")
 _IPV4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w]|\.\d)")
 _IPV6 = re.compile(
@@ -135,7 +137,7 @@ class Redactor:
     def _replace(self, kind: str, group: int) -> Callable[[re.Match[str]], str]:
         def hide(match: re.Match[str]) -> str:
             value = match[group]
-            if kind == "SECRET" and (_NOT_SECRET.match(value) or _PLACEHOLDER.fullmatch(value)):
+            if kind == "SECRET" and (_NOT_SECRET.match(value) or _ALL_HIDDEN.fullmatch(value)):
                 return match.group()
             before = match.group()[: match.start(group) - match.start()]
             after = match.group()[match.end(group) - match.start() :]
@@ -144,6 +146,7 @@ class Redactor:
         return hide
 
     def _hide(self, kind: str, value: str) -> str:
+        value = self.restore(value)  # what a value holds may be hidden already
         name = self._by_value.get((kind, value))
         if name is None:
             self._counts[kind] = self._counts.get(kind, 0) + 1
