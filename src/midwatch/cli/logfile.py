@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import sys
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -42,27 +44,28 @@ class Log:
         return " ".join(parts)
 
 
-def open_log(name: str) -> IO[bytes]:
+@contextlib.contextmanager
+def open_log(name: str) -> Iterator[IO[bytes]]:
     """The bytes of a file (gzip is unpacked) or of standard input for `-`. Raises `MidwatchError`."""
     if name == "-":
         if sys.stdin.isatty():
             raise MidwatchError("No log comes in: `-` reads a pipe.", "Try: journalctl -u nginx | midwatch triage -")
-        return sys.stdin.buffer
+        yield sys.stdin.buffer
+        return
     path = Path(name)
-    try:
-        if path.is_dir():
-            raise MidwatchError(f"{name} is a folder, not a log.", f"Name a file in it, such as {path / 'app.log'}.")
-        stream = path.open("rb")
-        packed = stream.peek(2)[:2] == b"\x1f\x8b" if path.is_file() else False
-        return cast("IO[bytes]", gzip.open(stream)) if packed else stream
-    except FileNotFoundError:
-        raise MidwatchError(
-            f"There is no file {name}.", "Check the path, or pipe a log in: ... | midwatch triage -"
-        ) from None
-    except OSError as error:
-        raise MidwatchError(
-            f"{name} cannot be read ({error.strerror or type(error).__name__}).", "Check its permissions."
-        ) from None
+    if path.is_dir():
+        raise MidwatchError(f"{name} is a folder, not a log.", f"Name a file in it, such as {path / 'app.log'}.")
+    with contextlib.ExitStack() as opened:
+        try:
+            stream = opened.enter_context(path.open("rb"))
+            packed = path.is_file() and stream.peek(2)[:2] == b"\x1f\x8b"
+        except FileNotFoundError:
+            next_step = "Check the path, or pipe a log in: ... | midwatch triage -"
+            raise MidwatchError(f"There is no file {name}.", next_step) from None
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise MidwatchError(f"{name} cannot be read ({why}).", "Check its permissions.") from None
+        yield cast("IO[bytes]", opened.enter_context(gzip.open(stream))) if packed else stream
 
 
 def read_log(stream: IO[bytes]) -> Log:
@@ -93,29 +96,14 @@ def read_log(stream: IO[bytes]) -> Log:
     return Log(lines=lines, head=len(head), skipped=skipped, cut=cut)
 
 
-def _lines(stream: IO[bytes]) -> _Lines:
-    return _Lines(stream)
-
-
-class _Lines:
-    """Iterates (line without its end, whether it was cut); a line of any length takes bounded memory."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> tuple[bytes, bool]:
-        raw = self._stream.readline(_CHUNK)
-        if not raw:
-            raise StopIteration
+def _lines(stream: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each line without its end, and whether it was cut; a line of any length takes bounded memory."""
+    tail = MAX_LINE_BYTES // 4
+    while raw := stream.readline(_CHUNK):
         whole = raw
         while not raw.endswith(b"\n") and len(raw) == _CHUNK:  # a very long line: keep its start and its end
-            raw = self._stream.readline(_CHUNK)
+            raw = stream.readline(_CHUNK)
             whole = whole[:_CHUNK] + (whole[_CHUNK:] + raw)[-_CHUNK:]
         whole = whole.rstrip(b"\r\n")
-        if len(whole) <= MAX_LINE_BYTES:
-            return whole, False
-        tail = MAX_LINE_BYTES // 4
-        return whole[: MAX_LINE_BYTES - tail] + b" ... " + whole[-tail:], True
+        too_long = len(whole) > MAX_LINE_BYTES
+        yield whole[: MAX_LINE_BYTES - tail] + b" ... " + whole[-tail:] if too_long else whole, too_long

@@ -43,9 +43,9 @@ def triage(  # noqa: PLR0917 - these are options of a command
 
     started = time.perf_counter()
     settings = settings_module.load()
-    stream = logfile.open_log(file)
-    loading = None if rules_only or engine_url else _begin_loading(settings)
-    log = logfile.read_log(stream)
+    with logfile.open_log(file) as stream:
+        loading = None if rules_only or engine_url else _begin_loading(settings)
+        log = logfile.read_log(stream)
 
     from midwatch.copilot.evidence import build_evidence
     from midwatch.copilot.model import Case
@@ -110,7 +110,7 @@ async def _explain(
 
     local: Provider | None = None
     if engine_url is not None:
-        local = _engine_at(engine_url, settings)
+        local = engine_at(engine_url, settings)
     elif loading is not None:
         from midwatch.cli import embedded
 
@@ -131,7 +131,7 @@ async def _explain(
                 await provider.aclose()
 
 
-def _engine_at(url: str, settings: Settings) -> Provider:
+def engine_at(url: str, settings: Settings) -> Provider:
     """An engine that runs already. It counts as remote, and gets redacted text, unless it listens on this machine."""
     import ipaddress
     from urllib.parse import urlsplit
