@@ -15,14 +15,17 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-import torch
+from midwatch.engine.cores import spin_briefly, usable_cores
 
-from midwatch import results, settings
-from midwatch.engine import hub
-from midwatch.engine.cores import usable_cores
-from midwatch.engine.engine import Engine
-from midwatch.engine.request import SamplingParams
-from midwatch.settings import EngineSettings
+spin_briefly()  # before torch is imported, as the server does
+
+import torch  # noqa: E402
+
+from midwatch import results, settings  # noqa: E402
+from midwatch.engine import hub  # noqa: E402
+from midwatch.engine.engine import Engine  # noqa: E402
+from midwatch.engine.request import SamplingParams  # noqa: E402
+from midwatch.settings import EngineSettings  # noqa: E402
 
 PROMPT_TOKENS = 64
 NEW_TOKENS = 64

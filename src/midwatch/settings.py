@@ -41,8 +41,8 @@ class EngineSettings(_Section):
     """CPU threads for one step; 0 takes every core this process may use."""
     max_num_seqs: int = Field(default=16, ge=1, le=1024)
     """Sequences decoded together in one step."""
-    max_num_batched_tokens: int = Field(default=2048, ge=16)
-    """Token budget of one step, prefill chunks and decodes together."""
+    max_num_batched_tokens: int = Field(default=512, ge=16)
+    """Token budget of one step, prefill chunks and decodes together. A larger one delays the answers under way."""
     max_model_len: int = Field(default=8192, ge=16)
     """Longest prompt plus answer, tokens; capped by the model's own context."""
     max_waiting: int = Field(default=256, ge=1)

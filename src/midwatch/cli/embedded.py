@@ -98,6 +98,9 @@ def load_in_thread(path: Path, settings: EngineSettings) -> Future[Engine]:
 
     def load() -> None:
         try:
+            from midwatch.engine.cores import spin_briefly
+
+            spin_briefly()
             from midwatch.engine.engine import Engine
 
             future.set_result(Engine.load(path, settings))

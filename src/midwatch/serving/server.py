@@ -15,6 +15,7 @@ import orjson
 import uvicorn
 
 from midwatch.engine import hub
+from midwatch.engine.cores import spin_briefly
 from midwatch.errors import MidwatchError, SettingsError
 from midwatch.serving.app import create_app
 from midwatch.serving.host import Served
@@ -72,6 +73,7 @@ async def open_engine(settings: EngineSettings, cache_dir: Path) -> AsyncIterato
     from midwatch.engine.async_engine import AsyncEngine
 
     def load() -> Engine:
+        spin_briefly()
         from midwatch.engine.engine import Engine  # takes a second, in which /health should answer
 
         return Engine.load(hub.resolve(settings.model, cache_dir), settings)
