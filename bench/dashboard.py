@@ -56,10 +56,14 @@ async def fill(store: Store, sample: dict[str, Any]) -> int:
         texts = store.case(claim.incident_id).lines
         longest = claim.incident_id if texts else longest
         finding = sample["finding"](texts, [20_000, 40_000], category="unknown", summary="Long.") if texts else None
-        await store.finish(Outcome(
-            claim=claim, finding=finding or found[claim.incident_id % len(found)], lines=codec.pack_lines(texts),
-            messages=(),
-        ))
+        await store.finish(
+            Outcome(
+                claim=claim,
+                finding=finding or found[claim.incident_id % len(found)],
+                lines=codec.pack_lines(texts),
+                messages=(),
+            )
+        )
     return longest
 
 
@@ -119,14 +123,32 @@ async def measure(rounds: int) -> list[results.Row]:
             change = await change_ms(session, store, url, rounds)
         store.close()
     return [
-        results.row("list of 1,000 incidents", whole, "ms", target=200, direction="at_most",
-                    note="from the request to the last byte, store and rendering included",
-                    extra={"bytes": whole_bytes}),
+        results.row(
+            "list of 1,000 incidents",
+            whole,
+            "ms",
+            target=200,
+            direction="at_most",
+            note="from the request to the last byte, store and rendering included",
+            extra={"bytes": whole_bytes},
+        ),
         results.row("list of 100 incidents (the usual page)", usual, "ms", extra={"bytes": usual_bytes}),
-        results.row("incident with a log of 50,000 lines", one, "ms", target=200, direction="at_most",
-                    extra={"bytes": one_bytes}),
-        results.row("an accepted alert to its row on an open page", change, "ms", target=1_000, direction="at_most",
-                    note="durable commit included; messages on one stream are at least 400 ms apart"),
+        results.row(
+            "incident with a log of 50,000 lines",
+            one,
+            "ms",
+            target=200,
+            direction="at_most",
+            extra={"bytes": one_bytes},
+        ),
+        results.row(
+            "an accepted alert to its row on an open page",
+            change,
+            "ms",
+            target=1_000,
+            direction="at_most",
+            note="durable commit included; messages on one stream are at least 400 ms apart",
+        ),
     ]
 
 

@@ -84,10 +84,18 @@ def speed_rows(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> 
         kind, count = name.split("_")
         what = "sequences, 64 prompt + 64 new tokens" if kind == "decode" else "tokens of one prompt, 1 sampled"
         peer = theirs.get(name, ())
-        rows.append(results.row(
-            name, samples, "tokens/s", target=aims.get(name), direction="at_least" if name in aims else None,
-            peer="llama.cpp, same Q4_1 file" if peer else None, peer_samples=peer, note=f"{count} {what}",
-        ))
+        rows.append(
+            results.row(
+                name,
+                samples,
+                "tokens/s",
+                target=aims.get(name),
+                direction="at_least" if name in aims else None,
+                peer="llama.cpp, same Q4_1 file" if peer else None,
+                peer_samples=peer,
+                note=f"{count} {what}",
+            )
+        )
     return rows
 
 
@@ -117,10 +125,32 @@ def run_llama_cpp(folder: Path, model: Path, threads: int) -> dict[str, float]:
 
     def run(prompt: int, new: int, sequences: str) -> list[dict[str, float]]:
         done = subprocess.run(
-            [str(folder / "llama-batched-bench"), "-m", str(model), "-c", "4096", "-b", "2048", "-ub", "512",
-             "-npp", str(prompt), "-ntg", str(new), "-npl", sequences, "-t", str(threads), "-tb", str(threads),
-             "--output-format", "jsonl"],
-            capture_output=True, text=True, check=True,
+            [
+                str(folder / "llama-batched-bench"),
+                "-m",
+                str(model),
+                "-c",
+                "4096",
+                "-b",
+                "2048",
+                "-ub",
+                "512",
+                "-npp",
+                str(prompt),
+                "-ntg",
+                str(new),
+                "-npl",
+                sequences,
+                "-t",
+                str(threads),
+                "-tb",
+                str(threads),
+                "--output-format",
+                "jsonl",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
@@ -137,15 +167,23 @@ def quality_rows(model: Path, engine: Engine) -> list[results.Row]:
     exact = torch.log_softmax(reference.prompt_logits(ids), -1)
     rows = []
     for name, chunk_tokens, note in (
-        ("kl_prefill", None, "bfloat16 matrix products"), ("kl_decode", 1, "int4 layers, int8 head, one token a step"),
+        ("kl_prefill", None, "bfloat16 matrix products"),
+        ("kl_decode", 1, "int4 layers, int8 head, one token a step"),
     ):
         quick = torch.log_softmax(engine.prompt_logits(ids, chunk_tokens), -1)
         divergence = float((exact.exp() * (exact - quick)).sum(-1).mean())
         agreement = float((exact.argmax(-1) == quick.argmax(-1)).double().mean())
-        rows.append(results.row(
-            name, [divergence], "nats/token", target=0.01, direction="at_most", note=f"{note}; {len(ids)} tokens",
-            extra={"same_likeliest_token": round(agreement, 4)},
-        ))
+        rows.append(
+            results.row(
+                name,
+                [divergence],
+                "nats/token",
+                target=0.01,
+                direction="at_most",
+                note=f"{note}; {len(ids)} tokens",
+                extra={"same_likeliest_token": round(agreement, 4)},
+            )
+        )
     return rows
 
 

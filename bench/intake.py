@@ -46,14 +46,22 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "intake" / "intak
 def alert(name: str, service: str) -> dict[str, Any]:
     """One alert as Alertmanager describes it, of an ordinary size."""
     labels = {
-        "alertname": name, "service": service, "severity": "warning", "namespace": "shop",
-        "pod": f"{service}-7d9c5b6f4-x2v9k", "instance": "10.0.0.12:8080", "cluster": "eu-1",
-    }  # fmt: skip
+        "alertname": name,
+        "service": service,
+        "severity": "warning",
+        "namespace": "shop",
+        "pod": f"{service}-7d9c5b6f4-x2v9k",
+        "instance": "10.0.0.12:8080",
+        "cluster": "eu-1",
+    }
     return {
-        "status": "firing", "labels": labels, "startsAt": "2026-01-02T03:04:05Z", "endsAt": "0001-01-01T00:00:00Z",
+        "status": "firing",
+        "labels": labels,
+        "startsAt": "2026-01-02T03:04:05Z",
+        "endsAt": "0001-01-01T00:00:00Z",
         "annotations": {"summary": f"{name} on {service}", "description": "More than 5 % of requests fail."},
         "generatorURL": "http://prometheus.example:9090/graph?g0.expr=rate",
-    }  # fmt: skip
+    }
 
 
 def webhook(name: str, service: str) -> bytes:
@@ -121,9 +129,10 @@ class ModelHost:
         self.calls += 1
         schema = (await request.json())["response_format"]["json_schema"]["schema"]
         chunk = {
-            "model": "stand-in", "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+            "model": "stand-in",
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1},
             "choices": [{"delta": {"content": orjson.dumps(_fitting(schema)).decode()}, "finish_reason": "stop"}],
-        }  # fmt: skip
+        }
         body = b"data: " + orjson.dumps(chunk) + b"\n\ndata: [DONE]\n\n"
         return web.Response(body=body, content_type="text/event-stream")
 
@@ -186,10 +195,23 @@ class Instant:
         """Say `unknown` at once."""
         evidence = build_evidence(case, CopilotSettings().evidence_tokens)
         diagnosis = Diagnosis(
-            category="unknown", severity="info", entity="unknown", summary="", confidence=0.0, calibrated=False,
-            action="ask_person", citations=(), next_steps=(), provider="none", model="none", prompt_tokens=0,
-            completion_tokens=0, cost_usd=0.0, ttft_ms=0.0, latency_ms=0.0,
-        )  # fmt: skip
+            category="unknown",
+            severity="info",
+            entity="unknown",
+            summary="",
+            confidence=0.0,
+            calibrated=False,
+            action="ask_person",
+            citations=(),
+            next_steps=(),
+            provider="none",
+            model="none",
+            prompt_tokens=0,
+            completion_tokens=0,
+            cost_usd=0.0,
+            ttft_ms=0.0,
+            latency_ms=0.0,
+        )
         return Finding(evidence=evidence, diagnosis=diagnosis)
 
 
@@ -257,9 +279,12 @@ async def measure_alertmanager(arguments: argparse.Namespace) -> tuple[list[floa
         config = Path(state) / "alertmanager.yml"
         config.write_text("route: {receiver: none}\nreceivers: [{name: none}]\n")
         argv = [
-            arguments.alertmanager, f"--config.file={config}", f"--storage.path={state}",
-            f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=",
-        ]  # fmt: skip
+            arguments.alertmanager,
+            f"--config.file={config}",
+            f"--storage.path={state}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--cluster.listen-address=",
+        ]
         async with process(argv, f"{url}/-/ready"):
             return await rounds(f"{url}/api/v2/alerts", api_v2, 200, arguments)
 
@@ -281,16 +306,24 @@ async def measure(arguments: argparse.Namespace) -> list[results.Row]:
         results.row("durable intake", rates, "alerts/s", target=400, direction="at_least", note=what, **peer),
         results.row("durable intake, p99", slowest_ms, "ms", target=100, direction="at_most", note=what, **peer_ms),
         results.row(
-            "model calls for 10,000 identical alerts", calls, "calls", target=1, direction="at_most",
+            "model calls for 10,000 identical alerts",
+            calls,
+            "calls",
+            target=1,
+            direction="at_most",
             note="one alert per request, beside a log to read; the calls are counted at the model host",
         ),
         results.row("intake of identical alerts", storm_rates, "alerts/s", note="the storm above"),
         results.row(
-            "ablation: one commit per request", alone, "alerts/s", peer=shared_peer, peer_samples=shared,
+            "ablation: one commit per request",
+            alone,
+            "alerts/s",
+            peer=shared_peer,
+            peer_samples=shared,
             note="same app with a diagnoser that asks nobody",
         ),
         results.row("ablation: one commit per request, p99", alone_ms, "ms", peer=shared_peer, peer_samples=shared_ms),
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:

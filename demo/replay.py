@@ -291,9 +291,12 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--token", default="", help="bearer token, where the hooks ask for one")
     parser.add_argument(
-        "--patience", type=float, default=300.0, metavar="SECONDS",
+        "--patience",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
         help="give up when no incident has been diagnosed for so long (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--since", type=float, metavar="EPOCH", help="also print how long after this time the first diagnosis stood"
     )

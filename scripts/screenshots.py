@@ -30,12 +30,23 @@ import aiohttp
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES: dict[str, tuple[int, int, float]] = {
-    "phone": (390, 844, 1.5), "tablet": (820, 1180, 1), "laptop": (1280, 760, 1), "wide": (1600, 1000, 1),
+    "phone": (390, 844, 1.5),
+    "tablet": (820, 1180, 1),
+    "laptop": (1280, 760, 1),
+    "wide": (1600, 1000, 1),
     "4k": (3840, 2160, 1),
 }
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-port=0",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--hide-scrollbars",
+    "--remote-debugging-port=0",
     "about:blank",
 )
 
@@ -88,7 +99,11 @@ async def browser(executable: str) -> AsyncIterator[Tab]:
     """A fresh headless Chromium with one tab."""
     with tempfile.TemporaryDirectory(prefix="midwatch-chromium-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
-            executable, f"--user-data-dir={profile}", *FLAGS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            executable,
+            f"--user-data-dir={profile}",
+            *FLAGS,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             port_file = Path(profile) / "DevToolsActivePort"
@@ -130,12 +145,19 @@ async def shoot(tab: Tab, url: str, picture: Picture) -> bytes:
     """The PNG of one page, taken when its stream is live."""
     width, height, scale = SIZES[picture.size]
     await tab.call(
-        "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale,
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=height,
+        deviceScaleFactor=scale,
         mobile=picture.size == "phone",
     )
-    await tab.call("Emulation.setEmulatedMedia", features=[
-        {"name": "prefers-color-scheme", "value": picture.theme}, {"name": "prefers-reduced-motion", "value": "reduce"},
-    ])
+    await tab.call(
+        "Emulation.setEmulatedMedia",
+        features=[
+            {"name": "prefers-color-scheme", "value": picture.theme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ],
+    )
     await tab.call("Page.navigate", url=url + picture.page)
     await tab.until("document.readyState === 'complete' && location.href !== 'about:blank'")
     await tab.until("!document.getElementById('live') || document.getElementById('live').dataset.live === 'on'")
@@ -176,7 +198,9 @@ def wanted(incident: int, every: bool) -> list[Picture]:
         return [Picture(page="/", size="laptop", theme="light"), Picture(page=one, size="phone", theme="dark")]
     return [
         Picture(page=page, size=size, theme=theme, whole=page == one and size != "4k")
-        for size in SIZES for theme in ("light", "dark") for page in ("/", one)
+        for size in SIZES
+        for theme in ("light", "dark")
+        for page in ("/", one)
     ]
 
 

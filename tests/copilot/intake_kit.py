@@ -77,11 +77,23 @@ def finding(category: str = "disk_full", summary: str = "The disk is full.", **c
         lines=(line,), ranking=(), entities=("db",), total_lines=1, total_templates=1, tokens=12, mining_ms=0.5
     )
     values: dict[str, Any] = {
-        "category": category, "severity": "high", "entity": "db", "summary": summary, "confidence": 0.7,
-        "calibrated": False, "action": "accept", "citations": (Citation(id="L1", line_number=1, text=text),),
-        "next_steps": ("df -h",), "provider": "fake", "model": "fake-1", "prompt_tokens": 100,
-        "completion_tokens": 20, "cost_usd": 0.001, "ttft_ms": 5.0, "latency_ms": 10.0,
-    }  # fmt: skip
+        "category": category,
+        "severity": "high",
+        "entity": "db",
+        "summary": summary,
+        "confidence": 0.7,
+        "calibrated": False,
+        "action": "accept",
+        "citations": (Citation(id="L1", line_number=1, text=text),),
+        "next_steps": ("df -h",),
+        "provider": "fake",
+        "model": "fake-1",
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "cost_usd": 0.001,
+        "ttft_ms": 5.0,
+        "latency_ms": 10.0,
+    }
     return Finding(evidence=evidence, diagnosis=Diagnosis(**{**values, **changes}))
 
 
@@ -158,5 +170,3 @@ def webhook_examples(kind: str) -> list[Path]:
     if not folder.is_dir():
         pytest.skip(f"no example bodies at {folder}; set MIDWATCH_DATA to the folder that holds webhooks/")
     return sorted(folder.glob("*.json"))
-
-

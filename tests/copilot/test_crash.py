@@ -104,9 +104,13 @@ class App:
         self.url = f"http://127.0.0.1:{self.port}"
         self._argv = ["-m", "midwatch", "app", "--port", str(self.port), "--engine-url", world.url]
         self._environment = {
-            **os.environ, "MIDWATCH_STATE_DIR": str(folder), "MIDWATCH_NOTIFY__SLACK_WEBHOOK_URL": f"{world.url}/slack",
-            "MIDWATCH_COPILOT__SETTLE_S": "0.2", "MIDWATCH_COPILOT__SETTLE_MAX_S": "0.5", **environment,
-        }  # fmt: skip
+            **os.environ,
+            "MIDWATCH_STATE_DIR": str(folder),
+            "MIDWATCH_NOTIFY__SLACK_WEBHOOK_URL": f"{world.url}/slack",
+            "MIDWATCH_COPILOT__SETTLE_S": "0.2",
+            "MIDWATCH_COPILOT__SETTLE_MAX_S": "0.5",
+            **environment,
+        }
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, session: aiohttp.ClientSession) -> None:

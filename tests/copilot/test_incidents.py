@@ -124,7 +124,7 @@ def test_a_trickle_of_trouble_does_not_keep_one_incident_for_ever() -> None:
         ("E0102 12:00:00.000 kubelet.go:12] boom", True),
         ("Out of memory: Killed process 12 (java)", True),
         ("permission denied", True),
-        ("level=info msg=\"retry after error\"", False),
+        ('level=info msg="retry after error"', False),
         ("finished: 0 errors, 12 files", False),
         ("failed=0 ok=12", False),
         ("0 errors but 1 failed", True),
@@ -132,7 +132,7 @@ def test_a_trickle_of_trouble_does_not_keep_one_incident_for_ever() -> None:
         ("", False),
         ("x" * 5_000_000, False),
     ],
-)  # fmt: skip
+)
 def test_the_cheap_look_at_a_line(line: str, wrong: bool) -> None:
     assert looks_wrong(line) is wrong
 
@@ -175,8 +175,10 @@ def deliveries(draw: st.DrawFn) -> list[Event]:
     kind = draw(st.sampled_from(["alert", "alert", "log", "text"]))
     service = draw(_services)
     if kind == "log":
-        return pushed(*draw(st.lists(st.sampled_from(["fine", "error: x", "ok", "timeout"]), min_size=1, max_size=3)),
-                      service=service)  # fmt: skip
+        return pushed(
+            *draw(st.lists(st.sampled_from(["fine", "error: x", "ok", "timeout"]), min_size=1, max_size=3)),
+            service=service,
+        )
     if kind == "text":
         return posted(draw(st.sampled_from(["one", "two"])), service)
     changes: dict[str, Any] = {"status": draw(st.sampled_from(["firing", "resolved"]))}

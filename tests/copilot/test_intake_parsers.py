@@ -79,9 +79,12 @@ def test_a_nonsense_time_does_not_cost_the_alert() -> None:
 
 def test_an_exporter_is_not_the_service_that_is_broken() -> None:
     labels = {
-        "service": "prometheus-kube-state-metrics", "job": "kube-state-metrics", "container": "checkout",
-        "pod": "checkout-7d9c5b6f4-x2v9k", "instance": "10.0.0.1:8080",
-    }  # fmt: skip
+        "service": "prometheus-kube-state-metrics",
+        "job": "kube-state-metrics",
+        "container": "checkout",
+        "pod": "checkout-7d9c5b6f4-x2v9k",
+        "instance": "10.0.0.1:8080",
+    }
     assert service_of(labels) == "checkout"
     assert service_of({"pod": "checkout-7d9c5b6f4-x2v9k"}) == "checkout"
     assert service_of({"pod": "nginx-proxy"}) == "nginx-proxy"
@@ -196,11 +199,14 @@ def test_no_body_makes_a_parser_raise_anything_but_a_refusal(body: bytes) -> Non
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["alerts", "labels", "status", "annotations", "streams", "stream", "values", "a"]), inner
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["alerts", "labels", "status", "annotations", "streams", "stream", "values", "a"]), inner
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(_JSON, _JSON)

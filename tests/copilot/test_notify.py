@@ -42,9 +42,14 @@ async def test_a_message_says_what_is_wrong_how_sure_and_where_to_read_on(tmp_pa
     body = json.loads(slack_body(await view_of(store), finding(action="ask_person"), "http://page"))
     text = "\n".join(block["text"]["text"] for block in body["blocks"])
     for part in (
-        "*The disk is full.*", "`disk_full`", "0.70 (uncalibrated)", "a person is needed", "• df -h",
-        "1: write failed: No space left on device", "<http://page/incidents/1|Incident 1>",
-    ):  # fmt: skip
+        "*The disk is full.*",
+        "`disk_full`",
+        "0.70 (uncalibrated)",
+        "a person is needed",
+        "• df -h",
+        "1: write failed: No space left on device",
+        "<http://page/incidents/1|Incident 1>",
+    ):
         assert part in text
     assert body["text"] == "The disk is full. (disk_full)"
     store.close()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from midwatch.copilot import rules, taxonomy
@@ -236,6 +238,15 @@ ERROR upstream connect error or disconnect/reset before headers""",
         """
 ERROR could not reach cache: dial tcp 10.0.0.7:6379: connect: connection refused
 ERROR could not reach cache: dial tcp 10.0.0.7:6379: connect: connection refused""",
+    ),
+    (
+        "network_connectivity",
+        "traceback",
+        """
+Traceback (most recent call last):
+  File "/app/cache.py", line 8, in get
+    sock.connect(address)
+ConnectionRefusedError: [Errno 111] Connection refused""",
     ),
     (
         "network_connectivity",
@@ -508,6 +519,16 @@ def test_a_test_that_passed_says_nothing_whatever_its_name() -> None:
 
 def test_an_echoed_script_is_not_its_outcome() -> None:
     assert _ranked("2026-03-24T10:56:22Z \x1b[36;1mecho 'no space left on device'\x1b[0m") == []
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: f"{rule.category}-{rule.literals[0]}")
+def test_no_hostile_line_makes_a_pattern_run_away(rule: rules.Rule) -> None:
+    for literal in rule.literals:
+        for filler in ("a ", "1", "x_", "/a", "test_", "no "):
+            for line in ((literal + filler) * 1_500, literal + filler * 1_500):
+                started = time.thread_time()
+                rule.pattern.search(line[:1_500])
+                assert time.thread_time() - started < 0.1, (literal, filler)
 
 
 def test_an_alert_alone_is_a_hint() -> None:

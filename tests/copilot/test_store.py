@@ -119,10 +119,12 @@ async def test_a_full_disk_is_said_and_nothing_of_the_delivery_is_kept(tmp_path:
 @pytest.mark.parametrize(
     ("url", "word"),
     [
-        ("sqlite://", "in-memory"), ("not a url", "URL"), ("postgresql+nodriver://x/y", "driver"),
+        ("sqlite://", "in-memory"),
+        ("not a url", "URL"),
+        ("postgresql+nodriver://x/y", "driver"),
         ("sqlite:////proc/nowhere/midwatch.db", "written"),
     ],
-)  # fmt: skip
+)
 def test_a_database_that_cannot_be_used_is_named(url: str, word: str) -> None:
     with pytest.raises(SettingsError, match=word) as caught:
         Store(url)

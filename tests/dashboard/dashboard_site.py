@@ -31,9 +31,7 @@ class Site:
             return answer, await answer.text()
 
 
-async def serve(
-    reader: MemoryReader, settings: Settings, *others: BaseRoute
-) -> AsyncIterator[Site]:
+async def serve(reader: MemoryReader, settings: Settings, *others: BaseRoute) -> AsyncIterator[Site]:
     """Serve the dashboard's routes (and others), on a free port, until the test is over."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         app = Starlette(routes=[*others, *routes(reader, settings)])

@@ -18,8 +18,16 @@ from midwatch.dashboard.static_files import static_folder
 from midwatch.errors import MidwatchError
 from midwatch.settings import Settings
 
-PAGES = ["/", "/?before=7", "/?limit=3", "/?theme=dark", "/?limit=none", "/incidents/404", "/incidents/abc",
-         *(f"/incidents/{n}" for n in range(1, 13))]
+PAGES = [
+    "/",
+    "/?before=7",
+    "/?limit=3",
+    "/?theme=dark",
+    "/?limit=none",
+    "/incidents/404",
+    "/incidents/abc",
+    *(f"/incidents/{n}" for n in range(1, 13)),
+]
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -30,15 +38,32 @@ async def test_a_page_is_balanced_html_with_nothing_inline_and_nothing_from_else
     assert len(page.ids) == len(set(page.ids))
 
 
-@pytest.mark.parametrize(("path", "status"), [
-    ("/", 200), ("/?before=5", 200), ("/incidents/11", 200), ("/incidents/11/log", 200), ("/api/incidents", 200),
-    ("/api/incidents/11", 200), ("/static/app.css", 200), ("/static/vendor/htmx.min.js", 200),
-    ("/incidents/99", 404), ("/incidents/x", 404), ("/incidents/99/log", 404), ("/api/incidents/99", 404),
-    ("/api/incidents/-1", 404), ("/api/incidents/" + "9" * 30, 404), ("/static/..%2fapp.py", 404),
-    ("/static/no.css", 404),
-    ("/?limit=0", 400), ("/?before=x", 400), ("/api/incidents?limit=1001", 400), ("/api/incidents?before=-1", 400),
-    ("/events?incident=x", 400),
-])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/?before=5", 200),
+        ("/incidents/11", 200),
+        ("/incidents/11/log", 200),
+        ("/api/incidents", 200),
+        ("/api/incidents/11", 200),
+        ("/static/app.css", 200),
+        ("/static/vendor/htmx.min.js", 200),
+        ("/incidents/99", 404),
+        ("/incidents/x", 404),
+        ("/incidents/99/log", 404),
+        ("/api/incidents/99", 404),
+        ("/api/incidents/-1", 404),
+        ("/api/incidents/" + "9" * 30, 404),
+        ("/static/..%2fapp.py", 404),
+        ("/static/no.css", 404),
+        ("/?limit=0", 400),
+        ("/?before=x", 400),
+        ("/api/incidents?limit=1001", 400),
+        ("/api/incidents?before=-1", 400),
+        ("/events?incident=x", 400),
+    ],
+)
 async def test_every_route_answers_with_its_status_and_the_security_headers(site, path, status):
     answer, _ = await site.get(path)
     assert answer.status == status
@@ -158,8 +183,15 @@ async def test_a_reader_is_told_when_the_answer_is_not_sure_enough(site):
 
 async def test_a_line_of_megabytes_makes_no_page_of_megabytes(tmp_path):
     lines = ("start", "x" * 5_000_000, *(f"line {n} " + "y" * 5_000 for n in range(40_000)))
-    view = incident(1, "big", "Big", lines=lines, state="diagnosed", diagnosed_at=NOW + 4,
-                    finding=finding(lines[:2], [2], category="unknown", summary="Too long to read."))
+    view = incident(
+        1,
+        "big",
+        "Big",
+        lines=lines,
+        state="diagnosed",
+        diagnosed_at=NOW + 4,
+        finding=finding(lines[:2], [2], category="unknown", summary="Too long to read."),
+    )
     async for site in serve(MemoryReader([view]), Settings(state_dir=tmp_path)):
         _, html = await site.get("/incidents/1")
         assert len(html) < 200_000

@@ -34,8 +34,13 @@ def store(tmp_path):
 
 def alert(fingerprint: str, service: str = "postgres") -> Event:
     return Event(
-        source="alertmanager", fingerprint=fingerprint, status="firing", service=service, title="TooManyConnections",
-        severity="critical", lines=tuple(LogLine(text=line) for line in postgres_log()),
+        source="alertmanager",
+        fingerprint=fingerprint,
+        status="firing",
+        service=service,
+        title="TooManyConnections",
+        severity="critical",
+        lines=tuple(LogLine(text=line) for line in postgres_log()),
     )
 
 

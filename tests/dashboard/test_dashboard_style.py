@@ -17,8 +17,14 @@ TEXT_ON_GROUND = [
     (text, ground)
     for text in ("text", "text-soft", "accent", "warn", "bad", "good", "medium")
     for ground in ("ground", "surface", "raised")
-] + [("warn", "warn-ground"), ("good", "good-ground"), ("text-soft", "warn-ground"), ("text-soft", "good-ground"),
-     ("text", "cited-ground"), ("text-soft", "cited-ground")]
+] + [
+    ("warn", "warn-ground"),
+    ("good", "good-ground"),
+    ("text-soft", "warn-ground"),
+    ("text-soft", "good-ground"),
+    ("text", "cited-ground"),
+    ("text-soft", "cited-ground"),
+]
 
 
 def luminance(colour: str) -> float:

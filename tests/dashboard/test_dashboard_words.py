@@ -14,25 +14,50 @@ from midwatch.dashboard import words
 from midwatch.dashboard.incident_page import CONTEXT_LINES, FOLDED_LINES, stretches, waterfall
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (None, "–"), (-1, "0 ms"), (0.0414, "41 ms"), (0.9999, "1.0 s"), (4.24, "4.2 s"), (59.97, "1 min"),
-    (200, "3 min 20 s"), (7_500, "2 h 5 min"), (90_000, "1 d 1 h"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (-1, "0 ms"),
+        (0.0414, "41 ms"),
+        (0.9999, "1.0 s"),
+        (4.24, "4.2 s"),
+        (59.97, "1 min"),
+        (200, "3 min 20 s"),
+        (7_500, "2 h 5 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
 def test_a_duration_has_a_unit_that_fits(seconds, text):
     assert words.duration(seconds) == text
 
 
-@pytest.mark.parametrize(("usd", "text"), [
-    (0, "$0"), (0.000071, "$0.000071"), (0.0012, "$0.0012"), (0.01, "$0.01"), (3.456, "$3.46"),
-    (12_345.6, "$12,345.60"),
-])
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [
+        (0, "$0"),
+        (0.000071, "$0.000071"),
+        (0.0012, "$0.0012"),
+        (0.01, "$0.01"),
+        (3.456, "$3.46"),
+        (12_345.6, "$12,345.60"),
+    ],
+)
 def test_dollars_keep_two_digits_that_say_something(usd, text):
     assert words.dollars(usd) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (-3, "now"), (4.9, "now"), (59, "59 s"), (60, "1 min"), (7_199, "1 h"), (86_400, "1 d"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "now"),
+        (4.9, "now"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (7_199, "1 h"),
+        (86_400, "1 d"),
+    ],
+)
 def test_an_age_has_one_unit(seconds, text):
     assert words.age(seconds) == text
 

@@ -48,9 +48,11 @@ class App:
         wanted = RECORDINGS[service.removesuffix("-2")].delivery.split("+")
         complete = set(wanted) <= set(self.got[service]) and service not in self.deaf
         self.rows[number] = {
-            "id": number, "service": service, "state": "diagnosed" if complete else "waiting",
+            "id": number,
+            "service": service,
+            "state": "diagnosed" if complete else "waiting",
             "diagnosed_at": time.time() if complete else None,
-        }  # fmt: skip
+        }
 
     async def loki(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -75,10 +77,14 @@ class App:
         recording = RECORDINGS[row["service"].removesuffix("-2")]
         number = recording.cause_lines[0]
         diagnosis = {
-            "category": self.answers.get(recording.name, recording.category), "confidence": 0.8, "calibrated": False,
-            "action": "accept", "latency_ms": 1500.0, "cost_usd": 0.00004,
+            "category": self.answers.get(recording.name, recording.category),
+            "confidence": 0.8,
+            "calibrated": False,
+            "action": "accept",
+            "latency_ms": 1500.0,
+            "cost_usd": 0.00004,
             "citations": [{"id": "L1", "line_number": number, "text": recording.lines[number - 1]}],
-        }  # fmt: skip
+        }
         return web.json_response(row | {"finding": {"diagnosis": diagnosis}})
 
 

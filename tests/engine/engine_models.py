@@ -18,9 +18,16 @@ CHATML = (
 MakeEngine = Callable[..., Engine]
 
 
-def write_tiny_gguf(path: Path, *, architecture: str = "llama", quantization: str = "F32", tied: bool = False,
-                    template: str | None = CHATML,
-                    extra_tensor: str | None = None, seed: int = 0) -> Path:
+def write_tiny_gguf(
+    path: Path,
+    *,
+    architecture: str = "llama",
+    quantization: str = "F32",
+    tied: bool = False,
+    template: str | None = CHATML,
+    extra_tensor: str | None = None,
+    seed: int = 0,
+) -> Path:
     """A random 2-layer Llama over bytes: 260 tokens (3 control, one merge), hidden 64, 4 heads, context 256."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
@@ -61,8 +68,13 @@ def write_tiny_gguf(path: Path, *, architecture: str = "llama", quantization: st
         for name in ("attn_norm", "ffn_norm"):
             add(f"{prefix}.{name}.weight", 64, scale=1.0)
         for name, rows, columns in (
-            ("attn_q", 64, 64), ("attn_k", 32, 64), ("attn_v", 32, 64), ("attn_output", 64, 64),
-            ("ffn_gate", 128, 64), ("ffn_up", 128, 64), ("ffn_down", 64, 128),
+            ("attn_q", 64, 64),
+            ("attn_k", 32, 64),
+            ("attn_v", 32, 64),
+            ("attn_output", 64, 64),
+            ("ffn_gate", 128, 64),
+            ("ffn_up", 128, 64),
+            ("ffn_down", 64, 128),
         ):
             add(f"{prefix}.{name}.weight", rows, columns)
     if extra_tensor is not None:

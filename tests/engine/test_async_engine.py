@@ -85,8 +85,12 @@ async def test_a_bad_request_is_refused_before_anything_is_computed(tiny: MakeEn
 
 
 async def test_a_schema_is_served(tiny: MakeEngine) -> None:
-    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"],
-              "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
     async with running(tiny()) as served:
         outputs = await collect(served, [5], SamplingParams(json_schema=schema))
     assert "".join(output.text_delta for output in outputs) in ('{"ok": true}', '{"ok": false}')

@@ -8,9 +8,21 @@ from midwatch.engine.norm import RMSNorm
 from midwatch.engine.rope import rotate_, rotation_table
 
 
-@pytest.mark.parametrize(("num_tokens", "length"), [
-    (1, 1), (1, 9), (2, 2), (2, 9), (7, 7), (31, 40), (32, 32), (33, 33), (33, 40), (40, 90),
-])
+@pytest.mark.parametrize(
+    ("num_tokens", "length"),
+    [
+        (1, 1),
+        (1, 9),
+        (2, 2),
+        (2, 9),
+        (7, 7),
+        (31, 40),
+        (32, 32),
+        (33, 33),
+        (33, 40),
+        (40, 90),
+    ],
+)
 @pytest.mark.parametrize("num_kv_heads", [1, 3, 9])
 def test_the_fused_path_computes_the_reference_formula(num_tokens: int, length: int, num_kv_heads: int) -> None:
     random = torch.Generator().manual_seed(num_tokens * 100 + length)

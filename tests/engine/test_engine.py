@@ -87,11 +87,23 @@ def test_any_mix_of_requests_gives_what_each_gives_alone(tiny: MakeEngine, data:
         max_num_batched_tokens=data.draw(st.integers(16, 40), "max_num_batched_tokens"),
     )
     alone = tiny()
-    requests = data.draw(st.lists(st.tuples(
-        st.lists(st.integers(0, 259), min_size=1, max_size=50),
-        st.builds(SamplingParams, max_tokens=st.integers(1, 9), temperature=st.sampled_from([0.0, 1.0]),
-                  seed=st.integers(0, 9), stop_token_ids=st.just((7,)), ignore_eos=st.booleans()),
-    ), min_size=1, max_size=6))
+    requests = data.draw(
+        st.lists(
+            st.tuples(
+                st.lists(st.integers(0, 259), min_size=1, max_size=50),
+                st.builds(
+                    SamplingParams,
+                    max_tokens=st.integers(1, 9),
+                    temperature=st.sampled_from([0.0, 1.0]),
+                    seed=st.integers(0, 9),
+                    stop_token_ids=st.just((7,)),
+                    ignore_eos=st.booleans(),
+                ),
+            ),
+            min_size=1,
+            max_size=6,
+        )
+    )
     for request, batched in zip(requests, answers(engine, requests), strict=True):
         single = answers(alone, [request])[0]
         assert (single.token_ids, single.text) == (batched.token_ids, batched.text)
@@ -183,12 +195,32 @@ def test_the_counters_add_up(tiny: MakeEngine) -> None:
     assert stats.step_seconds_total > 0
 
 
-@pytest.mark.parametrize("wrong", [
-    {"max_tokens": 0}, {"max_tokens": -5}, {"max_tokens": True}, {"max_tokens": 1.5}, {"temperature": float("nan")},
-    {"temperature": -0.1}, {"temperature": float("inf")}, {"temperature": "1"}, {"top_p": 0.0}, {"top_p": 1.01},
-    {"top_p": float("nan")}, {"top_k": -1}, {"seed": 2**64}, {"seed": "x"}, {"logprobs": 21}, {"logprobs": -1},
-    {"stop": ("",)}, {"stop": ("x" * 300,)}, {"stop": ("x",) * 17}, {"stop_token_ids": (-1,)}, {"json_schema": []},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 0},
+        {"max_tokens": -5},
+        {"max_tokens": True},
+        {"max_tokens": 1.5},
+        {"temperature": float("nan")},
+        {"temperature": -0.1},
+        {"temperature": float("inf")},
+        {"temperature": "1"},
+        {"top_p": 0.0},
+        {"top_p": 1.01},
+        {"top_p": float("nan")},
+        {"top_k": -1},
+        {"seed": 2**64},
+        {"seed": "x"},
+        {"logprobs": 21},
+        {"logprobs": -1},
+        {"stop": ("",)},
+        {"stop": ("x" * 300,)},
+        {"stop": ("x",) * 17},
+        {"stop_token_ids": (-1,)},
+        {"json_schema": []},
+    ],
+)
 def test_a_wrong_parameter_is_refused_by_name(wrong: dict) -> None:
     with pytest.raises(RequestError) as caught:
         SamplingParams(**wrong)
@@ -197,14 +229,27 @@ def test_a_wrong_parameter_is_refused_by_name(wrong: dict) -> None:
 
 
 SCHEMAS = [
-    {"type": "object", "properties": {"category": {"enum": ["oom", "dns", "disk"]}}, "required": ["category"],
-     "additionalProperties": False},
-    {"type": "object", "properties": {
-        "summary": {"type": "string", "maxLength": 40},
-        "evidence": {"type": "array", "items": {"enum": ["L1", "L2", "L3"]}, "maxItems": 2},
-        "where": {"type": "object", "properties": {"line": {"type": "integer", "minimum": 1, "maximum": 9}},
-                  "required": ["line"], "additionalProperties": False},
-    }, "required": ["summary", "evidence", "where"], "additionalProperties": False},
+    {
+        "type": "object",
+        "properties": {"category": {"enum": ["oom", "dns", "disk"]}},
+        "required": ["category"],
+        "additionalProperties": False,
+    },
+    {
+        "type": "object",
+        "properties": {
+            "summary": {"type": "string", "maxLength": 40},
+            "evidence": {"type": "array", "items": {"enum": ["L1", "L2", "L3"]}, "maxItems": 2},
+            "where": {
+                "type": "object",
+                "properties": {"line": {"type": "integer", "minimum": 1, "maximum": 9}},
+                "required": ["line"],
+                "additionalProperties": False,
+            },
+        },
+        "required": ["summary", "evidence", "where"],
+        "additionalProperties": False,
+    },
     {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3},
     {"const": {"fixed": ["wholly", 1, None]}},
     {"type": "string", "maxLength": 12},
@@ -277,11 +322,20 @@ def test_a_schema_cut_by_max_tokens_says_length(smollm2: MakeEngine) -> None:
     assert made.last.completion_tokens == 2
 
 
-@pytest.mark.parametrize("schema", [
-    {"type": "objct"}, {"enum": []}, {"type": "string", "minLength": 5, "maxLength": 2}, {"$ref": "#/nope"},
-    {"type": "array", "uniqueItems": True}, {"allOf": [{"type": "string"}, {"type": "integer"}]},
-    {"enum": ["x" * 300_000]}, {"default": float}, {"pattern": "(", "type": "string"},
-])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "objct"},
+        {"enum": []},
+        {"type": "string", "minLength": 5, "maxLength": 2},
+        {"$ref": "#/nope"},
+        {"type": "array", "uniqueItems": True},
+        {"allOf": [{"type": "string"}, {"type": "integer"}]},
+        {"enum": ["x" * 300_000]},
+        {"default": float},
+        {"pattern": "(", "type": "string"},
+    ],
+)
 def test_a_schema_that_cannot_be_used_is_a_400(smollm2: MakeEngine, schema: dict) -> None:
     engine = smollm2()
     with pytest.raises(RequestError, match="schema cannot be used") as caught:

@@ -233,8 +233,12 @@ def test_the_commands_pull_list_and_print_json(tmp_path: Path) -> None:
         environment = {"MIDWATCH_CACHE_DIR": str(tmp_path / "cache"), "PATH": "", "PYTHONPATH": ":".join(sys.path)}
         return subprocess.run(
             [sys.executable, "-m", "midwatch", "models", *arguments],
-            capture_output=True, text=True, check=False, env=environment, cwd=tmp_path,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            cwd=tmp_path,
+        )
 
     assert "midwatch models pull" in midwatch("list").stdout
     assert json.loads(midwatch("list", "--json").stdout) == []

@@ -76,8 +76,17 @@ def test_a_wheel_folder_of_the_users_pip_is_honoured(
 def _repository(files: Files, contents: dict[str, bytes]) -> None:
     """Make the file server answer as a hub does for the repository acme/tiny."""
     siblings = [{"rfilename": name, "size": len(data)} for name, data in contents.items()]
-    info = {"_id": "1", "id": "acme/tiny", "modelId": "acme/tiny", "sha": COMMIT, "siblings": siblings,
-            "cardData": {"license": "apache-2.0"}, "private": False, "tags": [], "downloads": 0}  # fmt: skip
+    info = {
+        "_id": "1",
+        "id": "acme/tiny",
+        "modelId": "acme/tiny",
+        "sha": COMMIT,
+        "siblings": siblings,
+        "cardData": {"license": "apache-2.0"},
+        "private": False,
+        "tags": [],
+        "downloads": 0,
+    }
     for path in ("/api/models/acme/tiny", f"/api/models/acme/tiny/revision/{COMMIT}"):
         files.content[path] = json.dumps(info).encode()
         files.headers[path] = {"Content-Type": "application/json"}

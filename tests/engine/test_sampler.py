@@ -26,8 +26,13 @@ def test_temperature_zero_takes_the_likeliest(logits: list[float]) -> None:
 
 
 @settings(deadline=None)
-@given(logits=LOGITS, temperature=st.floats(0.01, 5), top_k=st.integers(0, 50), top_p=st.floats(0.01, 1),
-       seed=st.integers(0, 99))
+@given(
+    logits=LOGITS,
+    temperature=st.floats(0.01, 5),
+    top_k=st.integers(0, 50),
+    top_p=st.floats(0.01, 1),
+    seed=st.integers(0, 99),
+)
 def test_a_draw_stays_within_top_k_and_top_p(
     logits: list[float], temperature: float, top_k: int, top_p: float, seed: int
 ) -> None:

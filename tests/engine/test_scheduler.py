@@ -47,8 +47,7 @@ def test_first_come_is_first_served() -> None:
     assert scheduler.remove(99) is None
 
 
-@given(sizes=st.lists(st.integers(1, 100), min_size=1, max_size=12), seqs=st.integers(1, 5),
-       budget=st.integers(16, 64))
+@given(sizes=st.lists(st.integers(1, 100), min_size=1, max_size=12), seqs=st.integers(1, 5), budget=st.integers(16, 64))
 def test_everyone_is_served_in_bounded_time(sizes: list[int], seqs: int, budget: int) -> None:
     scheduler = Scheduler(seqs, budget)
     for id_, size in enumerate(sizes):

@@ -53,25 +53,28 @@ def test_a_cut_file_is_a_model_error(tiny_path: Path, tmp_path: Path, cut: int) 
         parse(tmp_path, tiny_path.read_bytes()[:cut])
 
 
-@pytest.mark.parametrize(("data", "why"), [
-    (b"not a model at all, just text", "magic"),
-    (header(version=1), "version"),
-    (header(version=3 << 24), "version"),
-    (header(num_keys=2**63), "claims"),
-    (header(num_tensors=2**40), "claims"),
-    (header(num_keys=1, keys=struct.pack("<Q", 2**62)), "claims a name"),
-    (header(num_keys=1, keys=text(b"k") + struct.pack("<I", 77)), "unknown type"),
-    (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 4, 2**60)), "past the end"),
-    (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 8, 2**60)), "past the end"),
-    (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 9, 1)), "array of type 9"),
-    (header(num_keys=1, keys=text(b"\xff\xfe") + struct.pack("<II", 4, 1)), "not UTF-8"),
-    (header(num_keys=1, keys=text(b"general.alignment") + struct.pack("<II", 4, 0)), "alignment"),
-    (header(num_tensors=1, keys=text(b"t") + struct.pack("<I", 900)), "dimensions"),
-    (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 2**62, 0, 0)), "ends inside"),
-    (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 4, 0, 2**63)), "ends inside"),
-    (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 31, 2, 0)), "cannot hold"),
-    (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 32, 99, 0)), "unknown type 99"),
-])
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"not a model at all, just text", "magic"),
+        (header(version=1), "version"),
+        (header(version=3 << 24), "version"),
+        (header(num_keys=2**63), "claims"),
+        (header(num_tensors=2**40), "claims"),
+        (header(num_keys=1, keys=struct.pack("<Q", 2**62)), "claims a name"),
+        (header(num_keys=1, keys=text(b"k") + struct.pack("<I", 77)), "unknown type"),
+        (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 4, 2**60)), "past the end"),
+        (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 8, 2**60)), "past the end"),
+        (header(num_keys=1, keys=text(b"k") + struct.pack("<IIQ", 9, 9, 1)), "array of type 9"),
+        (header(num_keys=1, keys=text(b"\xff\xfe") + struct.pack("<II", 4, 1)), "not UTF-8"),
+        (header(num_keys=1, keys=text(b"general.alignment") + struct.pack("<II", 4, 0)), "alignment"),
+        (header(num_tensors=1, keys=text(b"t") + struct.pack("<I", 900)), "dimensions"),
+        (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 2**62, 0, 0)), "ends inside"),
+        (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 4, 0, 2**63)), "ends inside"),
+        (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 31, 2, 0)), "cannot hold"),
+        (header(num_tensors=1, keys=text(b"t") + struct.pack("<IQIQ", 1, 32, 99, 0)), "unknown type 99"),
+    ],
+)
 def test_a_hostile_header_is_a_model_error_that_says_why(tmp_path: Path, data: bytes, why: str) -> None:
     with pytest.raises(ModelError, match=why):
         parse(tmp_path, data + bytes(64))

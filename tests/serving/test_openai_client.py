@@ -50,10 +50,14 @@ def test_a_streamed_chat_says_the_same_as_a_whole_one(client: openai.OpenAI) -> 
     whole = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=24, temperature=0)
     events = list(
         client.chat.completions.create(
-            model=MODEL, messages=QUESTION, max_tokens=24, temperature=0, stream=True,
+            model=MODEL,
+            messages=QUESTION,
+            max_tokens=24,
+            temperature=0,
+            stream=True,
             stream_options={"include_usage": True},
         )
-    )  # fmt: skip
+    )
     assert events[0].choices[0].delta.role == "assistant"
     text = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
     assert text == whole.choices[0].message.content
@@ -103,10 +107,14 @@ def test_the_same_seed_gives_the_same_answer(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_json_schema_is_kept(client: openai.OpenAI, stream: bool) -> None:
     answer = client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "How bad is it, and how many?"}], max_tokens=40,
-        temperature=1.0, seed=3, stream=stream,
+        model=MODEL,
+        messages=[{"role": "user", "content": "How bad is it, and how many?"}],
+        max_tokens=40,
+        temperature=1.0,
+        seed=3,
+        stream=stream,
         response_format={"type": "json_schema", "json_schema": {"name": "alarm", "strict": True, "schema": SCHEMA}},
-    )  # fmt: skip
+    )
     if stream:
         text = "".join(event.choices[0].delta.content or "" for event in answer)
     else:
@@ -120,9 +128,12 @@ def test_a_json_schema_is_kept(client: openai.OpenAI, stream: bool) -> None:
 
 def test_a_json_object_is_an_object(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "Give one short JSON object."}], max_tokens=120,
-        temperature=0, response_format={"type": "json_object"},
-    )  # fmt: skip
+        model=MODEL,
+        messages=[{"role": "user", "content": "Give one short JSON object."}],
+        max_tokens=120,
+        temperature=0,
+        response_format={"type": "json_object"},
+    )
     assert answer.choices[0].message.content.startswith("{")
     if answer.choices[0].finish_reason == "stop":
         assert isinstance(json.loads(answer.choices[0].message.content), dict)
@@ -205,10 +216,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": {"type": "json_schema"}}, "response_format", "lacks its json_schema"),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
-        "response_format", "schema cannot be used",
+        "response_format",
+        "schema cannot be used",
     ),
     ({"stream_options": {"include_usage": True}}, "stream_options", "needs stream"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "param", "says"), WRONG, ids=[f"{item[1]}-{item[2][:20]}" for item in WRONG])
@@ -240,9 +252,18 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
 
 def test_fields_that_change_nothing_are_passed_over(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model=MODEL, messages=QUESTION, max_tokens=2, user="me", store=False, n=1, tools=[], presence_penalty=0,
-        logit_bias={}, metadata={"a": "b"}, stop=None,
-    )  # fmt: skip
+        model=MODEL,
+        messages=QUESTION,
+        max_tokens=2,
+        user="me",
+        store=False,
+        n=1,
+        tools=[],
+        presence_penalty=0,
+        logit_bias={},
+        metadata={"a": "b"},
+        stop=None,
+    )
     assert answer.choices[0].finish_reason == "length"
 
 

@@ -64,7 +64,7 @@ def await_health(url: str, status: int) -> dict[str, str]:
         (b'{"messages": [{"role": "user", "content": "x"}], "seed": 1e400}', 400, "seed|not JSON"),
         (b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 99999999999999999999}', 400, "max_tokens"),
     ],
-)  # fmt: skip
+)
 def test_a_body_that_is_no_request_gets_a_sentence(body: bytes, status: int, says: str) -> None:
     import re
 
@@ -284,8 +284,17 @@ def test_what_is_asked_reaches_the_engine_as_it_was_asked() -> None:
     engine = ScriptedEngine()
     with serve(engine.open) as url:
         await_health(url, 200)
-        fields = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 11, "stop": "x", "max_completion_tokens": 9,
-                  "logprobs": True, "response_format": {"type": "json_object"}, "ignore_eos": True}  # fmt: skip
+        fields = {
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "top_k": 7,
+            "seed": 11,
+            "stop": "x",
+            "max_completion_tokens": 9,
+            "logprobs": True,
+            "response_format": {"type": "json_object"},
+            "ignore_eos": True,
+        }
         assert chat(url, **fields)[0] == 200
         assert chat(url)[0] == 200
     (_, params), (_, defaults) = engine.seen
@@ -307,7 +316,12 @@ def test_the_metrics_parse_and_bear_vllm_s_names() -> None:
     assert headers["content-type"].startswith("text/plain")
     names = {family.name for family in text_string_to_metric_families(page.decode())}
     assert names >= {
-        "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:prompt_tokens", "vllm:generation_tokens",
-        "vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds", "vllm:e2e_request_latency_seconds",
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        "vllm:prompt_tokens",
+        "vllm:generation_tokens",
+        "vllm:time_to_first_token_seconds",
+        "vllm:inter_token_latency_seconds",
+        "vllm:e2e_request_latency_seconds",
         "vllm:request_success",
-    }  # fmt: skip
+    }

@@ -218,9 +218,15 @@ def _serve(app: Starlette, settings: Settings, stopping: asyncio.Event) -> None:
             super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
-        app, host=settings.app.host, port=settings.app.port, access_log=False, log_level="warning",
-        proxy_headers=False, server_header=False, timeout_graceful_shutdown=3,
-    )  # fmt: skip
+        app,
+        host=settings.app.host,
+        port=settings.app.port,
+        access_log=False,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+    )
     server = Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # uvicorn takes them over, and raises them again when it has drained

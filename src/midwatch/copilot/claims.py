@@ -86,9 +86,12 @@ def claim_due(connection: sa.Connection, now: float) -> Claim | None:
         .values(state="diagnosing", attempts=row.attempts + 1, news=0, updated_at=now)
     )
     return Claim(
-        incident_id=row.id, version=row.diagnoses + 1, attempts=row.attempts + 1, severity=row.severity,
+        incident_id=row.id,
+        version=row.diagnoses + 1,
+        attempts=row.attempts + 1,
+        severity=row.severity,
         waiting_since=row.waiting_since,
-    )  # fmt: skip
+    )
 
 
 def store_outcome(connection: sa.Connection, outcome: Outcome, now: float) -> None:
@@ -101,32 +104,52 @@ def store_outcome(connection: sa.Connection, outcome: Outcome, now: float) -> No
     row = connection.execute(sa.select(incidents).where(incidents.c.id == claim.incident_id)).one()
     connection.execute(
         diagnoses.insert().values(
-            incident_id=claim.incident_id, version=claim.version, made_at=now, waited_s=now - claim.waiting_since,
-            category=diagnosis.category, action=diagnosis.action, escalated=diagnosis.escalated,
-            tokens=diagnosis.prompt_tokens + diagnosis.completion_tokens, cost_usd=diagnosis.cost_usd,
-            latency_ms=diagnosis.latency_ms, finding=codec.finding_to_json(outcome.finding), lines=outcome.lines,
+            incident_id=claim.incident_id,
+            version=claim.version,
+            made_at=now,
+            waited_s=now - claim.waiting_since,
+            category=diagnosis.category,
+            action=diagnosis.action,
+            escalated=diagnosis.escalated,
+            tokens=diagnosis.prompt_tokens + diagnosis.completion_tokens,
+            cost_usd=diagnosis.cost_usd,
+            latency_ms=diagnosis.latency_ms,
+            finding=codec.finding_to_json(outcome.finding),
+            lines=outcome.lines,
         )
-    )  # fmt: skip
+    )
     worse = SEVERITY_RANK[row.severity] < SEVERITY_RANK[claim.severity]
     again = claim.version < MAX_DIAGNOSES and (worse or (diagnosis.category == "unknown" and row.news > 0))
     connection.execute(
         incidents.update()
         .where(incidents.c.id == claim.incident_id)
         .values(
-            state="waiting" if again else "diagnosed", category=diagnosis.category, diagnosed_at=now, updated_at=now,
-            diagnoses=claim.version, last_error="", attempts=0 if again else claim.attempts,
-            waiting_since=now, due_at=now,
+            state="waiting" if again else "diagnosed",
+            category=diagnosis.category,
+            diagnosed_at=now,
+            updated_at=now,
+            diagnoses=claim.version,
+            last_error="",
+            attempts=0 if again else claim.attempts,
+            waiting_since=now,
+            due_at=now,
         )
-    )  # fmt: skip
+    )
     if claim.version > 1 and row.category == diagnosis.category:
         return
     for channel, body in outcome.messages:
         connection.execute(
             outbox.insert().values(
-                delivery_id=uuid.uuid4().hex, incident_id=claim.incident_id, channel=channel, version=claim.version,
-                state="pending", body=body, due_at=now, created_at=now,
+                delivery_id=uuid.uuid4().hex,
+                incident_id=claim.incident_id,
+                channel=channel,
+                version=claim.version,
+                state="pending",
+                body=body,
+                due_at=now,
+                created_at=now,
             )
-        )  # fmt: skip
+        )
 
 
 def store_failure(connection: sa.Connection, failure: Failure, now: float) -> None:
@@ -152,9 +175,13 @@ def claim_message(connection: sa.Connection, now: float) -> Message | None:
         return None
     connection.execute(outbox.update().where(outbox.c.id == row.id).values(state="claimed", attempts=row.attempts + 1))
     return Message(
-        id=row.id, delivery_id=row.delivery_id, incident_id=row.incident_id, channel=row.channel, body=row.body,
+        id=row.id,
+        delivery_id=row.delivery_id,
+        incident_id=row.incident_id,
+        channel=row.channel,
+        body=row.body,
         attempts=row.attempts + 1,
-    )  # fmt: skip
+    )
 
 
 def store_sent(connection: sa.Connection, sent: Sent, now: float) -> None:
@@ -164,10 +191,12 @@ def store_sent(connection: sa.Connection, sent: Sent, now: float) -> None:
         outbox.update()
         .where(outbox.c.id == sent.id)
         .values(
-            state=state, last_error=sent.error[:500], due_at=now + (sent.retry_in_s or 0.0),
+            state=state,
+            last_error=sent.error[:500],
+            due_at=now + (sent.retry_in_s or 0.0),
             sent_at=now if state == "sent" else None,
         )
-    )  # fmt: skip
+    )
 
 
 def recover(connection: sa.Connection, now: float, backoff_s: Sequence[float]) -> int:

@@ -38,10 +38,15 @@ def event_payload(event: Event) -> str:
     """What an event says beyond its columns, as JSON text. Its lines are stored apart."""
     return orjson.dumps(
         {
-            "message": event.message, "labels": event.labels, "links": event.links, "external_id": event.external_id,
-            "starts_at": event.starts_at, "ends_at": event.ends_at, "raw": event.raw,
+            "message": event.message,
+            "labels": event.labels,
+            "links": event.links,
+            "external_id": event.external_id,
+            "starts_at": event.starts_at,
+            "ends_at": event.ends_at,
+            "raw": event.raw,
         }
-    ).decode()  # fmt: skip
+    ).decode()
 
 
 def message_of(payload: str) -> str:

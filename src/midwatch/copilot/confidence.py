@@ -73,7 +73,7 @@ def action_of(confidence: float, threshold: float, *, can_escalate: bool) -> Act
 
 def token_margin_of(logprobs: Sequence[TokenLogprob], key: str) -> float | None:
     """The least probability gap between first and second choice over the tokens of a key's string value; None if not
-known."""
+    known."""
     text = "".join(item.token for item in logprobs)
     begin = text.find(f'"{key}"')
     begin = text.find('"', text.find(":", begin)) + 1 if begin >= 0 else 0

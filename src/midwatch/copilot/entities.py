@@ -76,7 +76,42 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
     (1.0, re.compile(r"(?<![\w.:/])((?:\d{1,3}\.){3}\d{1,3})\b")),
 )
 _COMMON = frozenset(
-    ["unknown", "error", "warning", "info", "debug", "fatal", "critical", "null", "none", "true", "false", "the", "this", "that", "localhost", "default", "main", "root", "public", "stdout", "stderr", "message", "error:", "failed", "exception", "java.lang", "log", "logs", "text", "test", "host", "name", "is", "not"]
+    [
+        "unknown",
+        "error",
+        "warning",
+        "info",
+        "debug",
+        "fatal",
+        "critical",
+        "null",
+        "none",
+        "true",
+        "false",
+        "the",
+        "this",
+        "that",
+        "localhost",
+        "default",
+        "main",
+        "root",
+        "public",
+        "stdout",
+        "stderr",
+        "message",
+        "error:",
+        "failed",
+        "exception",
+        "java.lang",
+        "log",
+        "logs",
+        "text",
+        "test",
+        "host",
+        "name",
+        "is",
+        "not",
+    ]
 )
 _NOT_HOST = re.compile(
     r"\.(?:py|js|ts|tsx|go|java|log|txt|json|ya?ml|conf|so|sh|html?|md|xml|jar|exe|dll|c|h|cc|cpp)(?::\d+)?$", re.I

@@ -162,8 +162,8 @@ class _Scan:
 
     @staticmethod
     def _end_of_build(texts: list[str], order: list[int]) -> int:
-        """The place of the build server's first error, else the end of the log."""
-        return next((order[i] for i, text in enumerate(texts) if "##[error]" in text), order[-1] if order else 0)
+        """The place of the build server's own first error; 0 if it gave none."""
+        return next((order[i] for i, text in enumerate(texts) if "##[error]" in text or "build failure" in text), 0)
 
     @staticmethod
     def _text(raw: str) -> str:

@@ -83,8 +83,13 @@ class Arrival:
         event = self.event
         kind = {"firing": 0, "logs": 1 if self.trouble else 2, "resolved": 3}[event.status]
         return (
-            kind, event.service, SEVERITY_RANK[event.severity], event.source, event.fingerprint, event.starts_at or 0.0,
-        )  # fmt: skip
+            kind,
+            event.service,
+            SEVERITY_RANK[event.severity],
+            event.source,
+            event.fingerprint,
+            event.starts_at or 0.0,
+        )
 
 
 def arrival(event: Event) -> Arrival:
@@ -257,9 +262,17 @@ class Board:
         if event.status == "logs" and item.trouble:
             title = one_line(f"{event.service}: {item.trouble}", TITLE_CHARS)
         incident = Incident(
-            id=-1 - len(self.incidents), service=event.service, title=title, severity=event.severity, sources=[],
-            opened_at=now, active_at=now, updated_at=now, waiting_since=now, due_at=now + self.rules.settle_s,
-        )  # fmt: skip
+            id=-1 - len(self.incidents),
+            service=event.service,
+            title=title,
+            severity=event.severity,
+            sources=[],
+            opened_at=now,
+            active_at=now,
+            updated_at=now,
+            waiting_since=now,
+            due_at=now + self.rules.settle_s,
+        )
         self.incidents[incident.id] = incident
         self._by_service.setdefault(incident.service, []).append(incident)
         return incident
@@ -304,9 +317,14 @@ class Board:
         elif event.source != "text" and incident.firing == 0:
             incident.resolved_at = now
         self.alerts[key] = Alert(
-            key=key, incident_id=incident.id, episode=episode, starts_at=event.starts_at, firing=fires, seen_at=now,
+            key=key,
+            incident_id=incident.id,
+            episode=episode,
+            starts_at=event.starts_at,
+            firing=fires,
+            seen_at=now,
             changed=True,
-        )  # fmt: skip
+        )
 
     def _resolve(self, item: Arrival, key: str, known: Alert | None, now: float) -> Placement:
         event = item.event

@@ -28,13 +28,18 @@ class Metrics:
         self.tokens = counter("midwatch_tokens", "Prompt and answer tokens of stored diagnoses.")
         self.cost = counter("midwatch_cost_usd", "Cost of stored diagnoses, US dollars.")
         self.intake_s = Histogram(
-            "midwatch_intake_seconds", "From the request's head to the answer, commit included.", ["source"],
-            registry=self.registry, buckets=_INTAKE_BUCKETS_S,
-        )  # fmt: skip
+            "midwatch_intake_seconds",
+            "From the request's head to the answer, commit included.",
+            ["source"],
+            registry=self.registry,
+            buckets=_INTAKE_BUCKETS_S,
+        )
         self.diagnosis_s = Histogram(
-            "midwatch_diagnosis_seconds", "The model's part of a diagnosis.", registry=self.registry,
+            "midwatch_diagnosis_seconds",
+            "The model's part of a diagnosis.",
+            registry=self.registry,
             buckets=_DIAGNOSIS_BUCKETS_S,
-        )  # fmt: skip
+        )
         self.incidents = Gauge("midwatch_incidents", "Incidents by state.", ["state"], registry=self.registry)
         self.outbox = Gauge("midwatch_outbox_messages", "Messages by state.", ["state"], registry=self.registry)
         self.commits = Gauge("midwatch_store_commits", "Commits of this process.", registry=self.registry)
@@ -57,8 +62,10 @@ class Metrics:
         """The text format of Prometheus. Reads the store, so call it off the event loop."""
         totals = store.totals()
         for state, count in (
-            ("waiting", totals.waiting), ("diagnosing", totals.diagnosing), ("diagnosed", totals.diagnosed),
-        ):  # fmt: skip
+            ("waiting", totals.waiting),
+            ("diagnosing", totals.diagnosing),
+            ("diagnosed", totals.diagnosed),
+        ):
             self.incidents.labels(state).set(count)
         states = store.outbox_states()
         for state in ("pending", "claimed", "sent", "failed"):

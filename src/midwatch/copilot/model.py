@@ -22,7 +22,7 @@ class Event:
     """One thing that a source told us, normalised: an alert that fires or resolves, or a batch of log lines.
 
     `fingerprint` names the thing itself, so that a repeated delivery is recognised as the same event.
-    `external_id` is the sender's own id, if any. `raw` is the part of the body that this event came from (JSON or text).
+    `external_id` is the sender's own id, if any. `raw` is the part of the body that it came from (JSON or text).
     """
 
     source: str
@@ -119,7 +119,7 @@ class Diagnosis:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What triage is given: an incident's alerts in words, and its log in order (line n of the log is `lines[n - 1]`)."""
+    """What triage is given: an incident's alerts in words, and its log in order (line n is `lines[n - 1]`)."""
 
     service: str
     title: str

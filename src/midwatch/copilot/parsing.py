@@ -34,9 +34,7 @@ _TIME = re.compile(
     re.VERBOSE,
 )
 _KLOG = re.compile(r"^([IWEF])(\d{4} \d\d:\d\d:\d\d\.\d+)\s+\d+ ([\w./-]+:\d+)\] ?")
-_SYSLOG = re.compile(
-    r"^([A-Za-z0-9][\w.:-]{0,80}) ([A-Za-z_][\w./@+-]{0,60})(?:\([\w.-]{1,30}\))?(?:\[\d+\])?: "
-)
+_SYSLOG = re.compile(r"^([A-Za-z0-9][\w.:-]{0,80}) ([A-Za-z_][\w./@+-]{0,60})(?:\([\w.-]{1,30}\))?(?:\[\d+\])?: ")
 _PRIORITY = re.compile(r"^<(\d{1,3})>(?:(1) )?")
 _RFC5424 = re.compile(r"^(\S{1,255}) (\S{1,48}) \S{1,128} \S{1,32} (?:-|(?:\[[^\]]{0,500}\])+) ?")
 _SYSLOG_LEVELS: tuple[Level, ...] = ("critical", "critical", "critical", "error", "warning", "info", "info", "debug")
@@ -50,7 +48,8 @@ _LEVEL = re.compile(
 _LEVEL_LOWER = re.compile(
     r"(?:\[|level=\"?|lvl=\"?|severity=\"?|##\[)"
     r"(?:(trace|debug)|(info|notice|log)|(warn(?:ing)?)|(err(?:or)?|severe)|(fatal|crit(?:ical)?|emerg|alert|panic))\b"
-    r"|^(?:[\w./-]+: )?(?:(?:fatal )?(?P<error>error|exception)|(?P<warning>warning)|(?P<critical>fatal|panic))(?:\[\w+\])?: ", re.IGNORECASE,
+    r"|^(?:[\w./-]+: )?(?:(?:fatal )?(?P<error>error|exception)|(?P<warning>warning)|(?P<critical>fatal|panic))(?:\[\w+\])?: ",
+    re.IGNORECASE,
 )
 _LOGFMT_MESSAGE = re.compile(r"\b(?:msg|message)=(\"(?:[^\"\\]|\\.){0,3000}\"|\S+)")
 _LOGFMT_EXTRA = re.compile(

@@ -125,18 +125,20 @@ def _incident_values(incident: Incident) -> dict[str, Any]:
 _SET_INCIDENT = (
     tables.incidents.update()
     .where(tables.incidents.c.id == sa.bindparam("row_id"))
-    .values({
-        name: sa.bindparam(f"new_{name}")
-        for name in (*(set(Incident.__dataclass_fields__) - {"id", "sources", "changed"}), "sources")
-    })
-)  # fmt: skip
+    .values(
+        {
+            name: sa.bindparam(f"new_{name}")
+            for name in (*(set(Incident.__dataclass_fields__) - {"id", "sources", "changed"}), "sources")
+        }
+    )
+)
 _SET_ALERT = (
     tables.alerts.update()
     .where(tables.alerts.c.key == sa.bindparam("row_key"))
-    .values({
-        name: sa.bindparam(f"new_{name}") for name in ("incident_id", "episode", "starts_at", "firing", "seen_at")
-    })
-)  # fmt: skip
+    .values(
+        {name: sa.bindparam(f"new_{name}") for name in ("incident_id", "episode", "starts_at", "firing", "seen_at")}
+    )
+)
 _COUNT_AGAIN = (
     tables.events.update()
     .where(tables.events.c.dedup_key == sa.bindparam("row_key"))
@@ -169,9 +171,12 @@ def _write_alerts(connection: sa.Connection, board: Board, stored: frozenset[str
         if not alert.changed:
             continue
         values = {
-            "incident_id": ids[alert.incident_id], "episode": alert.episode, "starts_at": alert.starts_at,
-            "firing": alert.firing, "seen_at": alert.seen_at,
-        }  # fmt: skip
+            "incident_id": ids[alert.incident_id],
+            "episode": alert.episode,
+            "starts_at": alert.starts_at,
+            "firing": alert.firing,
+            "seen_at": alert.seen_at,
+        }
         if alert.key in stored:
             old.append({"row_key": alert.key, **{f"new_{name}": value for name, value in values.items()}})
         else:
@@ -193,12 +198,23 @@ def _write_events(
         if item.duplicate or (event.status == "logs" and item.incident_id is None):
             continue
         incident_id = None if item.incident_id is None else ids[item.incident_id]
-        rows.append({
-            "incident_id": incident_id, "dedup_key": item.dedup_key, "source": event.source,
-            "fingerprint": event.fingerprint, "status": event.status, "service": event.service, "title": event.title,
-            "severity": event.severity, "received_at": now, "seen_at": now, "deliveries": 1,
-            "reason": item.reason.replace("{incident}", str(incident_id)), "payload": payload,
-        })  # fmt: skip
+        rows.append(
+            {
+                "incident_id": incident_id,
+                "dedup_key": item.dedup_key,
+                "source": event.source,
+                "fingerprint": event.fingerprint,
+                "status": event.status,
+                "service": event.service,
+                "title": event.title,
+                "severity": event.severity,
+                "received_at": now,
+                "seen_at": now,
+                "deliveries": 1,
+                "reason": item.reason.replace("{incident}", str(incident_id)),
+                "payload": payload,
+            }
+        )
     if rows:
         connection.execute(tables.events.insert(), rows)
     if again:
@@ -214,12 +230,16 @@ def _write_logs(
 ) -> None:
     rows = [
         {
-            "incident_id": None if item.incident_id is None else ids[item.incident_id], "dedup_key": item.dedup_key,
-            "service": item.arrival.event.service, "received_at": now,
-            "line_count": len(item.arrival.event.lines), "lines": data,
+            "incident_id": None if item.incident_id is None else ids[item.incident_id],
+            "dedup_key": item.dedup_key,
+            "service": item.arrival.event.service,
+            "received_at": now,
+            "line_count": len(item.arrival.event.lines),
+            "lines": data,
         }
-        for item, data in zip(placements, packed, strict=True) if data is not None and not item.duplicate
-    ]  # fmt: skip
+        for item, data in zip(placements, packed, strict=True)
+        if data is not None and not item.duplicate
+    ]
     if rows:
         connection.execute(tables.logs.insert(), rows)
 

@@ -70,9 +70,7 @@ _SECRETS: tuple[tuple[re.Pattern[str], int], ...] = (
         1,
     ),
     (
-        re.compile(
-            rf"(?<![\w]){_KEY_NAME}[\"']?\s*(?:=>|:=|[:=])\s*(?:bearer |basic |token )?'([^']{{1,500}})'", re.I
-        ),
+        re.compile(rf"(?<![\w]){_KEY_NAME}[\"']?\s*(?:=>|:=|[:=])\s*(?:bearer |basic |token )?'([^']{{1,500}})'", re.I),
         1,
     ),
     (

@@ -106,6 +106,8 @@ _PATH = re.compile(
     r"[\w@.-]/[\w@.-]|^/\w|\w\.(?:js|jsx|ts|tsx|mjs|py|md|mdx|html?|css|go|rs|java|kt|rb|php|json|ya?ml|toml|txt|snap|c|cc|cpp|h|hpp)$"
 )
 _CI = frozenset({"ci_test_failure", "ci_build_dependency"})
+_LEVELLESS = _CI | {"benign_false_alarm"}
+"""Said at any level: build servers print failures as plain output, and a false alarm is no error."""
 _ONSET_CATEGORIES = frozenset({"code_defect_crash", "database_slow_or_locked", "cpu_saturation", *_BUSINESS})
 
 
@@ -157,7 +159,7 @@ def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> l
                 continue
             if _matches(rule, texts[line]):
                 level = levels[line] if levels else ""
-                factor = 1.0 if rule.category == "benign_false_alarm" else _LEVEL_FACTOR.get(level, 1.0)
+                factor = 1.0 if rule.category in _LEVELLESS else _LEVEL_FACTOR.get(level, 1.0)
                 hits.append(Hit(line, rule.category, index, rule.weight * factor))
                 matched += 1
     for text in alert.lower()[: 4 * MAX_LINE_CHARS].splitlines():

@@ -47,48 +47,116 @@ def _count(name: str) -> sa.Column[Any]:
 schema_version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
 
 incidents = sa.Table(
-    "incidents", metadata, _id(), _text("state"), _text("service"), _text("title"), _text("severity"),
-    _text("category", ""), _text("sources"), _time("opened_at"), _time("active_at"), _time("updated_at"),
-    _time("resolved_at", nullable=True), _time("diagnosed_at", nullable=True), _time("waiting_since"), _time("due_at"),
-    _count("firing"), _count("deliveries"), _count("events"), _count("attempts"), _count("diagnoses"), _count("news"),
+    "incidents",
+    metadata,
+    _id(),
+    _text("state"),
+    _text("service"),
+    _text("title"),
+    _text("severity"),
+    _text("category", ""),
+    _text("sources"),
+    _time("opened_at"),
+    _time("active_at"),
+    _time("updated_at"),
+    _time("resolved_at", nullable=True),
+    _time("diagnosed_at", nullable=True),
+    _time("waiting_since"),
+    _time("due_at"),
+    _count("firing"),
+    _count("deliveries"),
+    _count("events"),
+    _count("attempts"),
+    _count("diagnoses"),
+    _count("news"),
     _text("last_error", ""),
-    sa.Index("incidents_by_due", "state", "due_at"), sa.Index("incidents_by_service", "service", "active_at"),
-)  # fmt: skip
+    sa.Index("incidents_by_due", "state", "due_at"),
+    sa.Index("incidents_by_service", "service", "active_at"),
+)
 
 alerts = sa.Table(
-    "alerts", metadata, sa.Column("key", sa.Text, primary_key=True), _incident(nullable=False), _text("episode"),
-    _time("starts_at", nullable=True), sa.Column("firing", sa.Boolean, nullable=False), _time("seen_at"),
-)  # fmt: skip
+    "alerts",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    _incident(nullable=False),
+    _text("episode"),
+    _time("starts_at", nullable=True),
+    sa.Column("firing", sa.Boolean, nullable=False),
+    _time("seen_at"),
+)
 
 events = sa.Table(
-    "events", metadata, _id(), _incident(nullable=True), sa.Column("dedup_key", sa.Text, nullable=False, unique=True),
-    _text("source"), _text("fingerprint"), _text("status"), _text("service"), _text("title"), _text("severity"),
-    _time("received_at"), _time("seen_at"), _count("deliveries"), _text("reason"), _text("payload"),
+    "events",
+    metadata,
+    _id(),
+    _incident(nullable=True),
+    sa.Column("dedup_key", sa.Text, nullable=False, unique=True),
+    _text("source"),
+    _text("fingerprint"),
+    _text("status"),
+    _text("service"),
+    _text("title"),
+    _text("severity"),
+    _time("received_at"),
+    _time("seen_at"),
+    _count("deliveries"),
+    _text("reason"),
+    _text("payload"),
     sa.Index("events_by_incident", "incident_id"),
-)  # fmt: skip
+)
 
 logs = sa.Table(
-    "logs", metadata, _id(), _incident(nullable=True), sa.Column("dedup_key", sa.Text, nullable=False, unique=True),
-    _text("service"), _time("received_at"), _count("line_count"), sa.Column("lines", sa.LargeBinary, nullable=False),
-    sa.Index("logs_by_service", "service", "received_at"), sa.Index("logs_by_incident", "incident_id"),
+    "logs",
+    metadata,
+    _id(),
+    _incident(nullable=True),
+    sa.Column("dedup_key", sa.Text, nullable=False, unique=True),
+    _text("service"),
+    _time("received_at"),
+    _count("line_count"),
+    sa.Column("lines", sa.LargeBinary, nullable=False),
+    sa.Index("logs_by_service", "service", "received_at"),
+    sa.Index("logs_by_incident", "incident_id"),
     sa.Index("logs_by_time", "received_at"),
-)  # fmt: skip
+)
 
 diagnoses = sa.Table(
-    "diagnoses", metadata, _id(), _incident(nullable=False), sa.Column("version", sa.Integer, nullable=False),
-    _time("made_at"), _time("waited_s"), _text("category"), _text("action"),
-    sa.Column("escalated", sa.Boolean, nullable=False), _count("tokens"),
-    sa.Column("cost_usd", sa.Double, nullable=False), sa.Column("latency_ms", sa.Double, nullable=False),
-    _text("finding"), sa.Column("lines", sa.LargeBinary, nullable=False), sa.UniqueConstraint("incident_id", "version"),
-)  # fmt: skip
+    "diagnoses",
+    metadata,
+    _id(),
+    _incident(nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    _time("made_at"),
+    _time("waited_s"),
+    _text("category"),
+    _text("action"),
+    sa.Column("escalated", sa.Boolean, nullable=False),
+    _count("tokens"),
+    sa.Column("cost_usd", sa.Double, nullable=False),
+    sa.Column("latency_ms", sa.Double, nullable=False),
+    _text("finding"),
+    sa.Column("lines", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("incident_id", "version"),
+)
 
 outbox = sa.Table(
-    "outbox", metadata, _id(), sa.Column("delivery_id", sa.Text, nullable=False, unique=True),
-    _incident(nullable=False), _text("channel"), sa.Column("version", sa.Integer, nullable=False), _text("state"),
-    _text("body"), _count("attempts"), _time("due_at"), _time("created_at"), _time("sent_at", nullable=True),
-    _text("last_error", ""), sa.UniqueConstraint("incident_id", "channel", "version"),
+    "outbox",
+    metadata,
+    _id(),
+    sa.Column("delivery_id", sa.Text, nullable=False, unique=True),
+    _incident(nullable=False),
+    _text("channel"),
+    sa.Column("version", sa.Integer, nullable=False),
+    _text("state"),
+    _text("body"),
+    _count("attempts"),
+    _time("due_at"),
+    _time("created_at"),
+    _time("sent_at", nullable=True),
+    _text("last_error", ""),
+    sa.UniqueConstraint("incident_id", "channel", "version"),
     sa.Index("outbox_by_due", "state", "due_at"),
-)  # fmt: skip
+)
 
 
 class StoreError(MidwatchError):
@@ -179,8 +247,11 @@ def _pragmas(max_pages: int | None) -> Any:
     def set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the begin event below opens transactions, not the driver
         for pragma in (
-            f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
-        ):  # fmt: skip
+            f"busy_timeout={_BUSY_MS}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+        ):
             connection.execute(f"PRAGMA {pragma}")
         if max_pages is not None:
             connection.execute(f"PRAGMA max_page_count={max_pages}")

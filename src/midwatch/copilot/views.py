@@ -101,9 +101,12 @@ def case(connection: sa.Connection, incident_id: int, window_s: float) -> Case:
         message = codec.message_of(alert.payload)
         words.append(f"{alert.title} ({alert.severity})" + (f": {message}" if message else ""))
     return Case(
-        service=row.service, title=row.title, severity=row.severity, message="\n".join(words),
+        service=row.service,
+        title=row.title,
+        severity=row.severity,
+        message="\n".join(words),
         lines=_case_lines(connection, row, window_s),
-    )  # fmt: skip
+    )
 
 
 def totals(connection: sa.Connection) -> Totals:
@@ -130,13 +133,22 @@ def totals(connection: sa.Connection) -> Totals:
     latency_p50, latency_p95 = _percentiles([row.latency_ms for row in recent])
     p50_s, p95_s = _percentiles([row.waited_s for row in recent])
     return Totals(
-        incidents=sum(by_state.values()), waiting=by_state.get("waiting", 0), diagnosing=by_state.get("diagnosing", 0),
-        diagnosed=by_state.get("diagnosed", 0), resolved=resolved, deliveries=deliveries, events=distinct,
+        incidents=sum(by_state.values()),
+        waiting=by_state.get("waiting", 0),
+        diagnosing=by_state.get("diagnosing", 0),
+        diagnosed=by_state.get("diagnosed", 0),
+        resolved=resolved,
+        deliveries=deliveries,
+        events=distinct,
         escalated=connection.execute(latest.where(diagnoses.c.escalated)).scalar_one(),
         asked_person=connection.execute(latest.where(diagnoses.c.action == "ask_person")).scalar_one(),
-        tokens=tokens or 0, cost_usd=cost_usd or 0.0, latency_p50_ms=latency_p50, latency_p95_ms=latency_p95,
-        p50_s=p50_s, p95_s=p95_s,
-    )  # fmt: skip
+        tokens=tokens or 0,
+        cost_usd=cost_usd or 0.0,
+        latency_p50_ms=latency_p50,
+        latency_p95_ms=latency_p95,
+        p50_s=p50_s,
+        p95_s=p95_s,
+    )
 
 
 def outbox_states(connection: sa.Connection) -> dict[str, int]:
@@ -215,13 +227,25 @@ def _view(
     lines: tuple[str, ...] = (),
 ) -> IncidentView:
     return IncidentView(
-        id=row.id, state=row.state, service=row.service, title=row.title, severity=row.severity,
-        sources=tuple(row.sources.split(",")), opened_at=row.opened_at, updated_at=row.updated_at,
-        resolved_at=row.resolved_at, diagnosed_at=row.diagnosed_at, notified_at=told[0], deliveries=row.deliveries,
-        events=row.events, attempts=row.attempts, last_error=row.last_error or told[1],
+        id=row.id,
+        state=row.state,
+        service=row.service,
+        title=row.title,
+        severity=row.severity,
+        sources=tuple(row.sources.split(",")),
+        opened_at=row.opened_at,
+        updated_at=row.updated_at,
+        resolved_at=row.resolved_at,
+        diagnosed_at=row.diagnosed_at,
+        notified_at=told[0],
+        deliveries=row.deliveries,
+        events=row.events,
+        attempts=row.attempts,
+        last_error=row.last_error or told[1],
         finding=codec.finding_from_json(row.finding) if row.finding is not None else None,
-        reasons=reasons, lines=lines,
-    )  # fmt: skip
+        reasons=reasons,
+        lines=lines,
+    )
 
 
 def _percentiles(samples: Sequence[float]) -> tuple[float | None, float | None]:

@@ -108,7 +108,8 @@ class _Dashboard:
             else:
                 changes = _IncidentChanges(self._reader, self._pages, request, identifier)
             return StreamingResponse(
-                until(self._stopping, stream(self._reader, changes)), media_type="text/event-stream",
+                until(self._stopping, stream(self._reader, changes)),
+                media_type="text/event-stream",
                 headers={"X-Accel-Buffering": "no"},
             )
 
@@ -130,7 +131,8 @@ class _Dashboard:
         if view is None:
             raise RequestError(
                 f"There is no incident {plain(text, 40)}.",
-                "It may have been in another database; /api/incidents and the list show those there are.", status=404,
+                "It may have been in another database; /api/incidents and the list show those there are.",
+                status=404,
             )
         return view
 
@@ -182,7 +184,9 @@ def _integer(query: QueryParams, name: str) -> int | None:
         return None
     if not _is_whole_number(text):
         raise RequestError(
-            f"The parameter {name!r} is not a whole number.", "Leave it out or give digits only.", param=name,
+            f"The parameter {name!r} is not a whole number.",
+            "Leave it out or give digits only.",
+            param=name,
         )
     return int(text)
 
@@ -199,7 +203,8 @@ def _limit(query: QueryParams) -> int:
     if not 1 <= limit <= MAX_LIMIT:
         raise RequestError(
             f"The parameter 'limit' is {limit}; it may be 1 to {MAX_LIMIT}.",
-            "Ask for less and page on with before=ID.", param="limit",
+            "Ask for less and page on with before=ID.",
+            param="limit",
         )
     return limit
 

@@ -52,7 +52,9 @@ class Feed:
     def _read(self, revision: int) -> Snapshot:
         views = self._reader.list_incidents(limit=self._limit)
         return Snapshot(
-            revision=revision, incidents=tuple(replace(view, lines=()) for view in views), totals=self._reader.totals(),
+            revision=revision,
+            incidents=tuple(replace(view, lines=()) for view in views),
+            totals=self._reader.totals(),
         )
 
 
@@ -113,8 +115,11 @@ async def until(stopping: asyncio.Event, messages: AsyncGenerator[bytes]) -> Asy
 
 
 async def stream(
-    reader: IncidentReader, draw: Callable[[int], Awaitable[str]], *,
-    heartbeat_s: float = HEARTBEAT_S, pace_s: float = PACE_S,
+    reader: IncidentReader,
+    draw: Callable[[int], Awaitable[str]],
+    *,
+    heartbeat_s: float = HEARTBEAT_S,
+    pace_s: float = PACE_S,
 ) -> AsyncGenerator[bytes]:
     """Messages for one connection, for as long as it is read.
 

@@ -133,7 +133,9 @@ def _citations_alone(view: IncidentView) -> list[Stretch]:
     return [
         Stretch(
             rows=(LogRow(number=item.line_number, text=visible(item.text, LINE_CHARS), mark=item.id, cited=True),),
-            folded=False, first=item.line_number, last=item.line_number,
+            folded=False,
+            first=item.line_number,
+            last=item.line_number,
         )
         for item in sorted(citations, key=lambda item: item.line_number)
     ]
@@ -168,5 +170,9 @@ def waterfall(view: IncidentView) -> list[Span]:
 def _span(name: str, seconds: float, start_s: float, total_s: float, note: str) -> Span:
     scale = 100 / total_s if total_s > 0 else 0.0
     return Span(
-        name=name, seconds=seconds, start=round(start_s * scale, 2), width=round(seconds * scale, 2), note=note,
+        name=name,
+        seconds=seconds,
+        start=round(start_s * scale, 2),
+        width=round(seconds * scale, 2),
+        note=note,
     )

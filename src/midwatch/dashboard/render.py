@@ -44,7 +44,11 @@ class Pages:
     def list_changes(self, request: Request, before: Snapshot | None, after: Snapshot, change: Change) -> str:
         """The parts of an open list that changed, each addressed to its place."""
         return self._draw(
-            request, "_list_changes.html", change=change, incidents=after.incidents, totals=after.totals,
+            request,
+            "_list_changes.html",
+            change=change,
+            incidents=after.incidents,
+            totals=after.totals,
             announcement=_announce(before, change),
         )
 
@@ -78,7 +82,8 @@ class Pages:
 
     def _draw(self, request: Request, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(
-            now=self._now(), threshold=self._settings.copilot.confidence_threshold,
+            now=self._now(),
+            threshold=self._settings.copilot.confidence_threshold,
             notifies=self._settings.notify.slack_webhook_url is not None,
             hook_url=f"{self._base_url(request)}/hooks/text",
             hook_has_token=bool((source := self._settings.sources.get("text")) and source.tokens),
@@ -117,12 +122,29 @@ def _sentence(view: IncidentView) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, auto_reload=False,
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
     )
     for name in (
-        "visible", "plain", "category", "state", "severity", "answered", "action", "waiting", "trouble", "duration",
-        "age", "dollars", "clock", "iso", "step_parts",
+        "visible",
+        "plain",
+        "category",
+        "state",
+        "severity",
+        "answered",
+        "action",
+        "waiting",
+        "trouble",
+        "duration",
+        "age",
+        "dollars",
+        "clock",
+        "iso",
+        "step_parts",
     ):
         environment.filters[name] = getattr(words, name)
     environment.globals["asset"] = asset

@@ -37,7 +37,11 @@ class CachedStatic(StaticFiles):
             return PlainTextResponse(error.detail, status_code=error.status_code)
 
     def file_response(
-        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200,
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: Scope,
+        status_code: int = 200,
     ) -> Response:
         """The file, or 304 if the browser has it."""
         response = super().file_response(full_path, stat_result, scope, status_code)

@@ -103,11 +103,15 @@ def answered(diagnosis: Diagnosis) -> tuple[str, Tone]:
 def action(diagnosis: Diagnosis) -> tuple[str, Tone]:
     """What the confidence means for the reader, as a sentence."""
     if diagnosis.action == "accept":
-        return ("The bigger model answered: sure enough to act on." if diagnosis.escalated else
-                "Sure enough to act on."), "good"
+        return (
+            "The bigger model answered: sure enough to act on." if diagnosis.escalated else "Sure enough to act on."
+        ), "good"
     if diagnosis.action == "escalate":
-        return ("Not sure enough here: a bigger model answered." if diagnosis.escalated else
-                "Not sure enough: ask the bigger model."), "warn"
+        return (
+            "Not sure enough here: a bigger model answered."
+            if diagnosis.escalated
+            else "Not sure enough: ask the bigger model."
+        ), "warn"
     if diagnosis.category == "unknown":
         return "The log does not say why: ask a person.", "warn"
     return "Not sure enough: ask a person.", "warn"
@@ -125,8 +129,11 @@ def waiting(view: IncidentView) -> str:
     if view.finding is not None and not view.last_error:
         return "New events came in; the log is read again."
     if view.state == "diagnosing":
-        return f"The model is reading the log (attempt {view.attempts})." if view.attempts > 1 else \
-            "The model is reading the log."
+        return (
+            f"The model is reading the log (attempt {view.attempts})."
+            if view.attempts > 1
+            else "The model is reading the log."
+        )
     if view.last_error:
         tries = "1 attempt" if view.attempts == 1 else f"{view.attempts} attempts"
         return f"{tries} failed, will try again: {plain(view.last_error, 240)}"

@@ -21,10 +21,29 @@ MAX_TEMPLATE_CHARS = 1 << 16
 MAX_TEXT_CHARS = 1 << 22
 MAX_STEPS = 100_000
 MAX_MESSAGES = 1_000
-FILTERS = frozenset({
-    "trim", "tojson", "upper", "lower", "length", "count", "first", "last", "default", "d", "string", "int", "list",
-    "items", "selectattr", "rejectattr", "safe", "capitalize", "title",
-})
+FILTERS = frozenset(
+    {
+        "trim",
+        "tojson",
+        "upper",
+        "lower",
+        "length",
+        "count",
+        "first",
+        "last",
+        "default",
+        "d",
+        "string",
+        "int",
+        "list",
+        "items",
+        "selectattr",
+        "rejectattr",
+        "safe",
+        "capitalize",
+        "title",
+    }
+)
 STRING_METHODS = frozenset({"strip", "lstrip", "rstrip", "split", "startswith", "endswith", "upper", "lower", "title"})
 MARKS = [chr(code) for code in range(0xE000, 0xF8FF)]
 
@@ -90,8 +109,15 @@ class ChatTemplate:
         except _Refused as error:
             why = f"The model's chat template refuses these messages: {error}"
             raise RequestError(why, param="messages") from None
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
-                RecursionError) as error:
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise ModelError(
                 f"The chat template failed: {type(error).__name__}: {str(error)[:200]}",
                 "Choose another model file, or send a plain prompt.",
@@ -134,8 +160,11 @@ def _compile(source: object, budget: _Budget) -> Any:
     environment.filters = {name: call for name, call in environment.filters.items() if name in FILTERS}
     environment.filters["_turns"] = lambda items: _turns(items, budget)
     environment.filters["_joined"] = _joined
-    environment.globals = {"raise_exception": _refuse, "namespace": environment.globals["namespace"],
-                           "range": environment.globals["range"]}
+    environment.globals = {
+        "raise_exception": _refuse,
+        "namespace": environment.globals["namespace"],
+        "range": environment.globals["range"],
+    }
     try:
         tree = environment.parse(source)
         for loop in tree.find_all(nodes.For):

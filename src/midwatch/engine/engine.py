@@ -34,8 +34,9 @@ _SCRATCH_ID = 0  # no request has this id
 class Engine:
     """A loaded model that serves many requests at once."""
 
-    def __init__(self, tokenizer: Tokenizer, transformer: Transformer, settings: EngineSettings,
-                 max_model_len: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, transformer: Transformer, settings: EngineSettings, max_model_len: int
+    ) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.max_model_len = max_model_len
@@ -61,8 +62,7 @@ class Engine:
         max_model_len = min(settings.max_model_len, config.context_length)
         tokenizer = Tokenizer(gguf)
         transformer = Transformer(
-            gguf, config, dtype=DTYPES[settings.dtype], quantization=settings.quantization,
-            max_positions=max_model_len
+            gguf, config, dtype=DTYPES[settings.dtype], quantization=settings.quantization, max_positions=max_model_len
         )
         return cls(tokenizer, transformer, settings, max_model_len)
 
@@ -104,7 +104,8 @@ class Engine:
         if num_in_flight >= self.settings.max_num_seqs + self.settings.max_waiting:
             raise RequestError(
                 f"The engine is full: {self.settings.max_num_seqs} requests run, {self.settings.max_waiting} wait.",
-                "Try again soon, or raise engine.max_waiting.", status=429,
+                "Try again soon, or raise engine.max_waiting.",
+                status=429,
             )
 
     def prepare(self, prompt_ids: Ids[int], params: SamplingParams, request_id: int) -> Sequence:
@@ -115,14 +116,19 @@ class Engine:
         if room < 1:
             raise RequestError(
                 f"The prompt has {len(prompt_ids)} tokens; the context holds {self.max_model_len}, answer included.",
-                f"Shorten the prompt to at most {self.max_model_len - 1} tokens.", param="prompt",
+                f"Shorten the prompt to at most {self.max_model_len - 1} tokens.",
+                param="prompt",
             )
         vocab_size = self.tokenizer.vocab_size
         if min(prompt_ids) < 0 or max(prompt_ids) >= vocab_size:
             raise RequestError(f"The prompt holds token ids outside 0 to {vocab_size - 1}.", param="prompt")
         grammar = self._grammars.compile(params.json_schema) if params.json_schema is not None else None
         sequence = Sequence(
-            request_id, prompt_ids, params, tokenizer=self.tokenizer, grammar=grammar,
+            request_id,
+            prompt_ids,
+            params,
+            tokenizer=self.tokenizer,
+            grammar=grammar,
             max_tokens=min(params.max_tokens, room),
         )
         self._force(sequence)
@@ -189,11 +195,19 @@ class Engine:
         """Counters and gauges; safe to call from another thread."""
         used, allocated = self._kv.slots()
         return EngineStats(
-            running=len(self._scheduler.running), waiting=len(self._scheduler.waiting),
-            prompt_tokens_total=self._prompt_tokens, generation_tokens_total=self._generated,
-            forced_tokens_total=self._forced, requests_total=self._requests, aborted_total=self._aborted,
-            steps_total=self._steps, step_seconds_total=self._step_seconds, last_step_ms=self._last_step_ms,
-            kv_slots_used=used, kv_slots_allocated=allocated, kv_bytes_per_token=self._kv.bytes_per_token,
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            prompt_tokens_total=self._prompt_tokens,
+            generation_tokens_total=self._generated,
+            forced_tokens_total=self._forced,
+            requests_total=self._requests,
+            aborted_total=self._aborted,
+            steps_total=self._steps,
+            step_seconds_total=self._step_seconds,
+            last_step_ms=self._last_step_ms,
+            kv_slots_used=used,
+            kv_slots_allocated=allocated,
+            kv_bytes_per_token=self._kv.bytes_per_token,
         )
 
     def _run(self, chunks: Ids[Chunk]) -> torch.Tensor:
@@ -269,6 +283,4 @@ class Engine:
             return None
         token_bytes = self.tokenizer.token_bytes
         top = tuple(TopLogprob(token_id=id_, token=token_bytes(id_), logprob=value) for id_, value in drawn.top)
-        return TokenLogprob(
-            token_id=drawn.token_id, token=token_bytes(drawn.token_id), logprob=drawn.logprob, top=top
-        )
+        return TokenLogprob(token_id=drawn.token_id, token=token_bytes(drawn.token_id), logprob=drawn.logprob, top=top)

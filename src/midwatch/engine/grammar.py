@@ -125,5 +125,6 @@ def _refused(why: str) -> RequestError:
     first_line = why.strip().splitlines()[0][:300] if why.strip() else "it cannot be compiled"
     return RequestError(
         f"The JSON schema cannot be used: {first_line}.",
-        "Send an object of JSON Schema whose keywords llguidance supports.", param="json_schema",
+        "Send an object of JSON Schema whose keywords llguidance supports.",
+        param="json_schema",
     )

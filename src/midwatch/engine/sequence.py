@@ -17,8 +17,16 @@ class Sequence:
     `num_computed_tokens` up to `num_tokens`. The end-of-turn token is counted in `num_hidden_tokens`, never stored.
     """
 
-    def __init__(self, request_id: int, prompt_ids: Ids[int], params: SamplingParams, *, tokenizer: Tokenizer,
-                 grammar: Grammar | None, max_tokens: int) -> None:
+    def __init__(
+        self,
+        request_id: int,
+        prompt_ids: Ids[int],
+        params: SamplingParams,
+        *,
+        tokenizer: Tokenizer,
+        grammar: Grammar | None,
+        max_tokens: int,
+    ) -> None:
         self.id = request_id
         self.params = params
         self.max_tokens = max_tokens
@@ -58,9 +66,13 @@ class Sequence:
         if self.finish_reason is not None:
             self.text.finish()
         output = Output(
-            request_id=self.id, text_delta=self.text.take(), token_ids=tuple(self._new_ids),
-            logprobs=tuple(self._new_logprobs), finish_reason=self.finish_reason,
-            prompt_tokens=self.num_prompt_tokens, completion_tokens=self.num_completion_tokens,
+            request_id=self.id,
+            text_delta=self.text.take(),
+            token_ids=tuple(self._new_ids),
+            logprobs=tuple(self._new_logprobs),
+            finish_reason=self.finish_reason,
+            prompt_tokens=self.num_prompt_tokens,
+            completion_tokens=self.num_completion_tokens,
         )
         self._new_ids.clear()
         self._new_logprobs.clear()

@@ -48,8 +48,10 @@ class Tokenizer:
         self.bos_id = self._id_of(metadata, "bos_token_id")
         self.adds_bos = metadata.get("tokenizer.ggml.add_bos_token") is True and self.bos_id is not None
         self._template = ChatTemplate(
-            metadata.get("tokenizer.chat_template"), special_tokens=tuple(self._special_ids),
-            bos_token=self._name(self.bos_id), eos_token=self._name(self._id_of(metadata, "eos_token_id")),
+            metadata.get("tokenizer.chat_template"),
+            special_tokens=tuple(self._special_ids),
+            bos_token=self._name(self.bos_id),
+            eos_token=self._name(self._id_of(metadata, "eos_token_id")),
         )
 
     def encode(self, text: str) -> list[int]:

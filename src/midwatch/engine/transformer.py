@@ -52,8 +52,9 @@ class _Layer:
 class Transformer:
     """The decoder's weights and its forward pass. Stateless between calls: keys and values live in the `KVStore`."""
 
-    def __init__(self, gguf: GGUF, config: ModelConfig, *, dtype: torch.dtype, quantization: Quantization,
-                 max_positions: int) -> None:
+    def __init__(
+        self, gguf: GGUF, config: ModelConfig, *, dtype: torch.dtype, quantization: Quantization, max_positions: int
+    ) -> None:
         self.config = config
         self.dtype = dtype
         self._rotations = rotation_table(max_positions, config.head_dim, config.rope_base)
@@ -122,8 +123,9 @@ class Transformer:
             positions.extend(range(span.start, end))
         return segments, torch.tensor(positions)
 
-    def _attend(self, index: int, layer: _Layer, x_TK: torch.Tensor, rotation_T1d: torch.Tensor,
-                segments: list[_Segment]) -> torch.Tensor:
+    def _attend(
+        self, index: int, layer: _Layer, x_TK: torch.Tensor, rotation_T1d: torch.Tensor, segments: list[_Segment]
+    ) -> torch.Tensor:
         config = self.config
         qkv_THD = layer.qkv(x_TK).view(x_TK.shape[0], -1, config.head_dim)
         rotate_(qkv_THD[:, : config.num_heads + config.num_kv_heads], rotation_T1d)

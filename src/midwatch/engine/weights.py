@@ -29,16 +29,35 @@ MAX_ALIGNMENT = 1 << 16
 
 # GGML type id → (name, weights in a block, bytes of a block)
 GGML_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 20: ("IQ4_NL", 32, 18), 23: ("IQ4_XS", 256, 136),
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    20: ("IQ4_NL", 32, 18),
+    23: ("IQ4_XS", 256, 136),
     30: ("BF16", 1, 2),
 }
 
 _SCALARS: dict[int, struct.Struct] = {
-    0: struct.Struct("<B"), 1: struct.Struct("<b"), 2: struct.Struct("<H"), 3: struct.Struct("<h"),
-    4: struct.Struct("<I"), 5: struct.Struct("<i"), 6: struct.Struct("<f"), 7: struct.Struct("<?"),
-    10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d"),
+    0: struct.Struct("<B"),
+    1: struct.Struct("<b"),
+    2: struct.Struct("<H"),
+    3: struct.Struct("<h"),
+    4: struct.Struct("<I"),
+    5: struct.Struct("<i"),
+    6: struct.Struct("<f"),
+    7: struct.Struct("<?"),
+    10: struct.Struct("<Q"),
+    11: struct.Struct("<q"),
+    12: struct.Struct("<d"),
 }
 _STRING, _ARRAY = 8, 9
 _U64 = struct.Struct("<Q")
@@ -136,7 +155,6 @@ class GGUF:
         type_name = GGML_TYPES[entry.ggml_type][0]
         return BlockTensor(name=name, ggml_type=type_name, rows=rows, columns=shape[-1], blocks=blocks)
 
-
     def check_all_taken(self) -> None:
         """Raise `ModelError` if the file holds tensors that nobody asked for: such a model computes something else."""
         left = [name for name in self._tensors if name not in self._taken]
@@ -186,9 +204,7 @@ class _Reader:
         shape = tuple(self.scalar(10) for _ in range(num_dims))
         return name, self.scalar(4), shape, self.scalar(10)
 
-    def place(
-        self, raw_table: list[tuple[str, int, tuple[int, ...], int]], data_start: int
-    ) -> dict[str, _TensorEntry]:
+    def place(self, raw_table: list[tuple[str, int, tuple[int, ...], int]], data_start: int) -> dict[str, _TensorEntry]:
         """Turn headers into byte ranges, each checked to lie inside the file."""
         table: dict[str, _TensorEntry] = {}
         for name, type_id, shape, offset in raw_table:
@@ -295,10 +311,15 @@ def read_config(gguf: GGUF) -> ModelConfig:
         raise ModelError(f"{gguf.path} rotates {rope_dim} of {head_dim} head dimensions; the engine rotates all.")
     tokens = metadata.get("tokenizer.ggml.tokens")
     return ModelConfig(
-        hidden_size=hidden, intermediate_size=_dimension(gguf, "feed_forward_length"),
-        num_layers=_dimension(gguf, "block_count"), num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
+        hidden_size=hidden,
+        intermediate_size=_dimension(gguf, "feed_forward_length"),
+        num_layers=_dimension(gguf, "block_count"),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
         vocab_size=len(tokens) if isinstance(tokens, list) else _dimension(gguf, "vocab_size"),
-        context_length=_dimension(gguf, "context_length"), rope_base=_positive(gguf, "rope.freq_base", 10_000.0),
+        context_length=_dimension(gguf, "context_length"),
+        rope_base=_positive(gguf, "rope.freq_base", 10_000.0),
         norm_eps=_positive(gguf, "attention.layer_norm_rms_epsilon", 1e-5),
         tied_embeddings="output.weight" not in gguf.tensor_names,
     )

@@ -33,9 +33,11 @@ class Metrics:
         self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens of a request.", _TOKENS)
         self._generation = self._histogram("request_generation_tokens", "Generated tokens of a request.", _TOKENS)
         self._finished = Counter(
-            "vllm:request_success_total", "Finished requests by reason.", (*_LABEL, "finished_reason"),
+            "vllm:request_success_total",
+            "Finished requests by reason.",
+            (*_LABEL, "finished_reason"),
             registry=self.registry,
-        )  # fmt: skip
+        )
         for reason in ("stop", "length", "abort", "error"):
             self._finished.labels(model, reason)
 

@@ -19,15 +19,34 @@ NO_LIMIT = 2**31 - 1
 """`max_tokens` of a chat that sets none: the engine lowers it to what the context holds."""
 
 _HARMLESS = {
-    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
     "prediction",
-}  # fmt: skip
+}
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logit_bias": ({},), "frequency_penalty": (0,),
-    "presence_penalty": (0,), "repetition_penalty": (1,), "min_p": (0,), "min_tokens": (0,), "tools": ([],),
-    "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none", "auto"), "modalities": (["text"],),
-    "parallel_tool_calls": (True, False), "verbosity": ("medium",),
-}  # fmt: skip
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logit_bias": ({},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "verbosity": ("medium",),
+}
 
 
 class ChatMessage(BaseModel):
@@ -94,8 +113,9 @@ class ResponseFormat(BaseModel):
         if self.json_schema is None:
             raise RequestError(
                 "response_format of type json_schema lacks its json_schema.",
-                'Send {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}.', param="response_format",
-            )  # fmt: skip
+                'Send {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}.',
+                param="response_format",
+            )
         return self.json_schema.schema_
 
 

@@ -12,11 +12,33 @@ UNKNOWN_SERVICE = "unknown"
 """The service of an event that names none. Nothing is grouped by it."""
 
 SERVICE_LABELS = (
-    "service", "service_name", "app", "app_kubernetes_io_name", "app.kubernetes.io/name", "application", "k8s_app",
-    "deployment", "statefulset", "daemonset", "job_name", "cronjob", "container", "container_name",
-    "kubernetes_container_name", "unit", "systemd_unit", "pod", "kubernetes_pod_name", "component", "job",
-    "host", "hostname", "node", "nodename", "instance",
-)  # fmt: skip
+    "service",
+    "service_name",
+    "app",
+    "app_kubernetes_io_name",
+    "app.kubernetes.io/name",
+    "application",
+    "k8s_app",
+    "deployment",
+    "statefulset",
+    "daemonset",
+    "job_name",
+    "cronjob",
+    "container",
+    "container_name",
+    "kubernetes_container_name",
+    "unit",
+    "systemd_unit",
+    "pod",
+    "kubernetes_pod_name",
+    "component",
+    "job",
+    "host",
+    "hostname",
+    "node",
+    "nodename",
+    "instance",
+)
 """Labels that name what is broken, the most telling first."""
 
 _EXPORTER = re.compile(
