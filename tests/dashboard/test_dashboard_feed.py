@@ -80,7 +80,7 @@ async def test_an_open_incident_is_drawn_anew_when_it_is_diagnosed_and_not_for_i
         found = site.reader.incident(11).finding
         site.reader.put(replace(site.reader.incident(10), state="diagnosed", diagnosed_at=NOW, finding=found))
         second = await read_message(answer)
-    assert "Sure enough to act on." in second
+    assert "Above the threshold." in second
     assert Page(second).breaches() == []
 
 

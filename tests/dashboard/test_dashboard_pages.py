@@ -160,7 +160,7 @@ async def test_the_incident_page_answers_first_and_shows_cited_lines_in_context(
     _, html = await site.get("/incidents/11")
     page = Page(html)
     text = page.text
-    assert text.index("PostgreSQL is out of connections") < text.index("Sure enough to act on.") < text.index("FATAL:")
+    assert text.index("PostgreSQL is out of connections") < text.index("Above the threshold.") < text.index("FATAL:")
     cited = [attributes["id"] for tag, attributes in page.tags if "data-cited" in attributes]
     assert cited == ["line-181", "line-184", "line-185"]
     assert "177 lines, 57 of them only in the whole log" in text

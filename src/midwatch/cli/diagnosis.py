@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_CITED_CHARS = 600
 _COLOURS = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "green"}
 _ACTIONS = {
-    "accept": ("sure enough to act on", "green"),
+    "accept": ("above the threshold", "green"),
     "escalate": ("not sure: ask the bigger model", "yellow"),
     "ask_person": ("not sure: read the lines yourself", "yellow"),
 }

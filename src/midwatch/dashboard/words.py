@@ -104,7 +104,7 @@ def action(diagnosis: Diagnosis) -> tuple[str, Tone]:
     """What the confidence means for the reader, as a sentence."""
     if diagnosis.action == "accept":
         return (
-            "The bigger model answered: sure enough to act on." if diagnosis.escalated else "Sure enough to act on."
+            "The bigger model answered, above the threshold." if diagnosis.escalated else "Above the threshold."
         ), "good"
     if diagnosis.action == "escalate":
         return (
