@@ -113,23 +113,47 @@ _COMMON = frozenset(
         "not",
     ]
 )
+_BYSTANDERS = frozenset(
+    ["kernel", "systemd", "supervisor", "supervisord", "cron", "kubelet", "dockerd", "containerd", "python", "python3", "node", "java"]
+)
+"""Programs that tell of others' troubles, and names that say nothing about whose process it is."""
+_ADDRESS = re.compile(r"^(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?$")
+_SUBJECTS = {
+    "dns_resolution": re.compile(r"^[a-z][\w-]*(?:\.[\w-]+)*\.[a-z]{2,}$", re.I),
+    "tls_cert_expiry": re.compile(r"^[a-z][\w-]*(?:\.[\w-]+)*\.[a-z]{2,}(?::\d+)?$", re.I),
+    "disk_storage_full": re.compile(r"^/(?!.*\.(?:py|js|go|java|rb|rs)$)"),
+}
 _NOT_HOST = re.compile(
     r"\.(?:py|js|ts|tsx|go|java|log|txt|json|ya?ml|conf|so|sh|html?|md|xml|jar|exe|dll|c|h|cc|cpp)(?::\d+)?$", re.I
 )
 _PATH_NOISE = re.compile(r"^/(?:dev/null|usr/(?:bin|lib|local/(?:bin|lib))/|lib/|proc/|HTTP/)")
 
 
-def find(case: Case, lines: Sequence[EvidenceLine], telling: set[str]) -> tuple[str, ...]:
-    """Names found, the likeliest subject first. Names on the lines of ids in `telling` count more."""
+def find(case: Case, lines: Sequence[EvidenceLine], telling: set[str], category: str = "") -> tuple[str, ...]:
+    """Names found, the likeliest subject first.
+
+    Names on the lines of ids in `telling` count more, so do names that the alert says too, and a name of the kind that
+    `category` is usually about (a host for DNS, a path for a full disk).
+    """
     scores: dict[str, float] = {}
+    kind = _SUBJECTS.get(category)
+    alert = f"{case.service}\n{case.title}\n{case.message}"[:2_000]
     for line in lines:
         bonus = 3.0 if line.id in telling else 0.0
         for name, weight in _names(line.shown):
-            scores[name] = max(scores.get(name, 0.0), weight + bonus) + 0.2
-    for name, weight in _names(f"{case.title}\n{case.message}"):
-        scores[name] = scores.get(name, 0.0) + weight + 1.0
+            subject = 4.0 if kind is not None and bonus and kind.search(name) else 0.0
+            scores[name] = max(scores.get(name, 0.0), weight + bonus + subject) + 0.2
+    for name, weight in _names(alert):
+        scores[name] = scores.get(name, 0.0) + weight
     if _valid(case.service):
-        scores[case.service] = scores.get(case.service, 0.0) + 3.0
+        scores[case.service] = scores.get(case.service, 0.0) + 2.0
+    for name in scores:
+        if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", alert):
+            scores[name] += 3.0
+        if name.lower() in _BYSTANDERS:
+            scores[name] -= 4.0
+        if _ADDRESS.match(name):
+            scores[name] -= 2.0
     ranked = sorted(scores, key=lambda name: (-scores[name], name))
     return tuple(ranked[:MAX_ENTITIES])
 

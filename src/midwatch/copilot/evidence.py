@@ -77,7 +77,8 @@ def build_evidence(case: Case, budget_tokens: int = DEFAULT_BUDGET_TOKENS) -> Ev
         for signal in scan.ranking[:6]
     )
     telling = {at for signal in scan.ranking[:1] for at in signal.lines}
-    names = entities.find(case, shown, {ids[at] for at in telling if at in ids})
+    category = scan.ranking[0].category if scan.ranking else ""
+    names = entities.find(case, shown, {ids[at] for at in telling if at in ids}, category)
     return Evidence(
         lines=shown,
         ranking=ranking,

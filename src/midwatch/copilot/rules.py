@@ -971,8 +971,14 @@ _TABLE: tuple[tuple[str, float, str, str], ...] = (
     (
         "benign_false_alarm",
         6,
-        "recover~resolved~back to normal~restored~re-established~reestablished~reconnected~healthy again~no longer~returned to normal~all checks pass~cleared~healthy",
-        r"(?<!not )(?<!n't )\b(?:recovered|auto-?recovered|self-healed)\b|\b(?:alert|incident|issue|problem|condition|alarm|event)\b.{0,30}\b(?:is |was |has been |auto-?)?(?:resolved|cleared|recovered)|^(?:\[?\w+\]?:? ?)?resolved\b|(?:back|returned) to normal|(?:connection|connectivity|service|link|session|replication|access)\b.{0,30}(?:restored|re-?established|recovered)|\breconnected\b|(?<!not )\b(?:is|are|became|turned|reports?) (?:now )?healthy\b|healthy again|all (?:health )?checks pass|(?:back|within) (?:below|under|within) (?:the )?(?:threshold|limits)",
+        "recover~resolved~back to normal~restored~re-established~reestablished~reconnected~healthy again~no longer~returned to normal~all checks pass~cleared",
+        r"(?<!not )(?<!n't )\b(?:recovered|auto-?recovered|self-healed)\b|\b(?:alert|incident|issue|problem|condition|alarm|event)\b.{0,30}\b(?:is |was |has been |auto-?)?(?:resolved|cleared|recovered)|^(?:\[?\w+\]?:? ?)?resolved\b|(?:back|returned) to normal|(?:connection|connectivity|service|link|session|replication|access)\b.{0,30}(?:restored|re-?established|recovered)|\breconnected\b|all (?:health )?checks pass|(?:back|within) (?:below|under|within) (?:the )?(?:threshold|limits)",
+    ),
+    (
+        "benign_false_alarm",
+        4,
+        "healthy",
+        r"(?<!not )\b(?:is|are|became|turned|reports?) (?:now )?healthy\b|healthy again",
     ),
     (
         "benign_false_alarm",
