@@ -6,7 +6,8 @@ must occur before the pattern is tried, which makes hundreds of rules cheap. Wei
 6 to 8 is a plain statement of it, 3 to 5 a symptom that other causes have too, 1 to 2 a hint.
 
 The signatures come from the error texts of the programs themselves (kernel, container runtime, Kubernetes, PostgreSQL, MySQL,
-Redis, nginx, Envoy, JVM, CPython, Go, Node, common build tools), not from any labelled incident.
+Redis, nginx, Envoy, JVM, CPython, Go, Node, common build tools). They were widened while looking at public failure logs, so
+what they reach on those says that nothing is broken, not what to expect elsewhere.
 """
 
 from __future__ import annotations
