@@ -1,8 +1,8 @@
 """Write measured numbers into the docs, or check that they are what the result files say.
 
-A table stands between `<!-- quote results/AREA/FILE.json [NAME, NAME ...] -->` and `<!-- /quote -->`; one number stands
-between `<!-- q results/AREA/FILE.json#NAME -->` and `<!-- /q -->`. `python scripts/quote.py` rewrites both, and
-`--check` fails when a page says something else.
+A table stands between `<!-- quote results/AREA/FILE.json: NAME; NAME | FILE ... -->` (a file alone gives all its rows)
+and `<!-- /quote -->`; one number stands between `<!-- q results/AREA/FILE.json#NAME -->` and `<!-- /q -->`.
+`python scripts/quote.py` rewrites both, and `--check` fails when a page says something else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from midwatch import results
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = re.compile(r"(<!-- quote (\S+?\.json)(?: ([^>]*?))? -->\n)(.*?)(<!-- /quote -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- quote ([^>]+?) -->\n)(.*?)(<!-- /quote -->)", re.DOTALL)
 NUMBER = re.compile(r"(<!-- q (\S+?\.json)#([^>]+?) -->)(.*?)(<!-- /q -->)")
 
 
@@ -34,8 +34,11 @@ def _named(file: str, name: str) -> results.Row:
 
 
 def _table(match: re.Match[str]) -> str:
-    head, file, names, _, tail = match.groups()
-    rows = [_named(file, name.strip()) for name in names.split(",")] if names else _rows(file)
+    head, wanted, _, tail = match.groups()
+    rows: list[results.Row] = []
+    for part in wanted.split(" | "):
+        file, _, names = part.partition(": ")
+        rows += [_named(file.strip(), name.strip()) for name in names.split(";")] if names else _rows(file.strip())
     return f"{head}{results.table(rows)}\n{tail}"
 
 

@@ -58,3 +58,13 @@ def test_quoting_a_row_that_was_never_measured_fails(tmp_path: Path, monkeypatch
     monkeypatch.setattr(quote, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="does not exist"):
         quote.quoted("<!-- q results/none.json#start -->1 s<!-- /q -->")
+
+
+def test_a_table_takes_named_rows_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results.write(tmp_path / "results" / "a.json", [results.row("one, two", [1.0], "s"), results.row("no", [2.0], "s")])
+    results.write(tmp_path / "results" / "b.json", [results.row("three", [3.0], "ms")])
+    monkeypatch.setattr(quote, "ROOT", tmp_path)
+    fixed = quote.quoted("<!-- quote results/a.json: one, two | results/b.json -->\n<!-- /quote -->")
+    assert "| one, two | 1.00 s |" in fixed
+    assert "| three | 3.00 ms |" in fixed
+    assert "| no |" not in fixed
