@@ -21,7 +21,7 @@ SHAPES = [
     ),
     ("2024-01-15 03:12:44,123 WARNING root: slow", "warning", "", "", "WARNING root: slow"),
     ("2024-01-15 03:12:44 UTC [123] FATAL:  no", "critical", "", "", "FATAL:  no"),
-    ("[Sun Dec 04 04:47:44 2005] [error] mod_jk child", "error", "", "", "[error] mod_jk child"),
+    ("[Tue Jun 09 02:15:03 2026] [error] worker child", "error", "", "", "[error] worker child"),
     ("2024/01/15 03:12:44 [error] 31#31: *1 open() failed", "error", "", "", "[error] 31#31: *1 open() failed"),
     ("E0115 03:12:44.123456       1 reflector.go:12] failed to list", "error", "", "reflector.go", "failed to list"),
     (

@@ -38,7 +38,7 @@ def test_a_word_that_differs_becomes_a_variable() -> None:
     [
         ("plain", "plain"),
         ("42", "<*>"),
-        ("blk_-1608999687919862906", "<*>"),
+        ("blk_-1234567890123456789", "<*>"),
         ("user=alice", "user=<*>"),
         ("uid=0,gid=7", "uid=<*>,gid=<*>"),
         ("/var/log/app.log", "<*>"),
