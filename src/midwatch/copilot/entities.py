@@ -114,7 +114,20 @@ _COMMON = frozenset(
     ]
 )
 _BYSTANDERS = frozenset(
-    ["kernel", "systemd", "supervisor", "supervisord", "cron", "kubelet", "dockerd", "containerd", "python", "python3", "node", "java"]
+    [
+        "kernel",
+        "systemd",
+        "supervisor",
+        "supervisord",
+        "cron",
+        "kubelet",
+        "dockerd",
+        "containerd",
+        "python",
+        "python3",
+        "node",
+        "java",
+    ]
 )
 """Programs that tell of others' troubles, and names that say nothing about whose process it is."""
 _ADDRESS = re.compile(r"^(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?$")
