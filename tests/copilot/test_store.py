@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ async def claimed(store: Store) -> Claim:
 async def test_what_was_accepted_is_on_disk_before_accept_returns(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     await store.accept(alerts(alert_json("A")))
-    with sqlite3.connect(f"file:{tmp_path / 'midwatch.db'}?mode=ro", uri=True) as other:
+    with closing(sqlite3.connect(f"file:{tmp_path / 'midwatch.db'}?mode=ro", uri=True)) as other:
         assert other.execute("select title from events").fetchall() == [("A on nginx",)]
         assert other.execute("pragma journal_mode").fetchone() == ("wal",)
     store.close()
@@ -136,7 +137,7 @@ def test_a_file_that_is_no_database_and_one_of_a_newer_midwatch_are_refused(tmp_
     with pytest.raises(SettingsError, match="not a database"):
         Store(f"sqlite:///{tmp_path / 'bad.db'}")
     open_store(tmp_path).close()
-    with sqlite3.connect(tmp_path / "midwatch.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "midwatch.db")) as connection, connection:
         connection.execute("update schema_version set version = 99")
     connection.close()
     with pytest.raises(SettingsError, match="newer"):
