@@ -139,7 +139,6 @@ def test_a_file_that_is_no_database_and_one_of_a_newer_midwatch_are_refused(tmp_
     open_store(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / "midwatch.db")) as connection, connection:
         connection.execute("update schema_version set version = 99")
-    connection.close()
     with pytest.raises(SettingsError, match="newer"):
         open_store(tmp_path)
 

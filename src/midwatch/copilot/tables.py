@@ -179,7 +179,11 @@ def connect(url_text: str, *, max_bytes: int | None = None) -> tuple[Engine, Eng
     try:
         with writer.begin() as connection:
             _migrate(connection)
+    except SettingsError:
+        writer.dispose()
+        raise
     except sa.exc.DatabaseError as error:
+        writer.dispose()
         raise SettingsError(
             f"The database {url.render_as_string(hide_password=True)} cannot be used: {_reason(error)}.",
             "Check the path, its rights and the free space, or set another database_url.",
