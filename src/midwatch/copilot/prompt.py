@@ -27,8 +27,7 @@ MAX_ALERT_CHARS = 400
 LOCAL_MAX_TOKENS = 320
 REMOTE_MAX_TOKENS = 700
 LOCAL_ENTITIES = 1
-LOCAL_SENTENCES = 1
-"""Names, and quoted lines for each category, that the small model may choose from. One: given two, it often took the
+"""Names that the small model may choose from. One, and one sentence for each category: given two, it often took the
 lesser one on our recordings. A taught model earns more."""
 PLAUSIBLE = 0.85
 """A category within this part of the best one's share is left for the small model to choose."""
@@ -60,8 +59,7 @@ def ask_local(case: Case, evidence: Evidence) -> Question:
     entities = evidence.entities[:LOCAL_ENTITIES] or ("unknown",)
     severities = (severity_for(case, categories[0]),)
     lines = telling(evidence, categories)
-    quotable = ([line for line in lines if _HEADING.search(line.shown) is None] or lines)[:LOCAL_SENTENCES]
-    sentences = tuple(dict.fromkeys(sentence(category, line) for category in categories for line in quotable))
+    sentences = tuple(sentence(category, quotable(evidence, category)) for category in categories)
     steps = _steps(categories, limit=4)
     schema = _schema(
         ids=[line.id for line in lines],
@@ -157,6 +155,14 @@ def telling(evidence: Evidence, categories: tuple[str, ...]) -> list[EvidenceLin
         if line_id in by_id
     )
     return [by_id[line_id] for line_id in ids] or list(evidence.lines[:6])
+
+
+def quotable(evidence: Evidence, category: str) -> EvidenceLine | None:
+    """The line to quote for a category: of the strongest three, the first that says something and fits whole."""
+    lines = telling(evidence, (category,))
+    plain = [line for line in lines if _HEADING.search(line.shown) is None] or lines
+    fitting = [line for line in plain[:3] if len(line.shown) <= MAX_QUOTE_CHARS]
+    return next(iter(fitting or plain), None)
 
 
 def sentence(category: str, line: EvidenceLine | None) -> str:

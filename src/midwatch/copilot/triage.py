@@ -204,6 +204,9 @@ def _check(parsed: dict[str, Any], question: Question, evidence: Evidence) -> _A
         added = missing[: max(1, MIN_CITATIONS - len(cited))]
         cited = [*added, *cited][: prompt.MAX_CITATIONS]
         note = f"{note} The rules added {', '.join(added)} to the cited lines.".strip()
+    quoted = prompt.quotable(evidence, category) if question.sentences else None
+    if quoted is not None and quoted.id not in cited:  # the sentence stands on it
+        cited = [quoted.id, *cited][: prompt.MAX_CITATIONS]
     order = {line.id: line.line_number for line in evidence.lines}
     cited.sort(key=lambda line_id: order[line_id])
     severity = parsed.get("severity")
@@ -217,7 +220,7 @@ def _check(parsed: dict[str, Any], question: Question, evidence: Evidence) -> _A
         category=category,
         severity=next((item for item in question.severities if item == severity), question.severities[0]),
         entity=entity if entity in question.entities else "unknown",
-        summary=_summary(parsed.get("summary"), category, question, evidence, cited),
+        summary=_summary(parsed.get("summary"), category, question, evidence),
         cited=tuple(cited),
         steps=tuple(steps or taxonomy.steps_of(category)[: prompt.MAX_STEPS]),
         rejected=rejected,
@@ -225,8 +228,8 @@ def _check(parsed: dict[str, Any], question: Question, evidence: Evidence) -> _A
     )
 
 
-def _summary(value: Any, category: str, question: Question, evidence: Evidence, cited: list[str]) -> str:
-    """The model's sentence if it is usable, else one built from the category and its strongest cited line."""
+def _summary(value: Any, category: str, question: Question, evidence: Evidence) -> str:
+    """The model's sentence if it is usable, else one built from the category and its line to quote."""
     text = " ".join(clean(value).split()) if isinstance(value, str) else ""
     opening = prompt.sentence(category, None).rstrip(".")
     if question.sentences:
@@ -236,9 +239,7 @@ def _summary(value: Any, category: str, question: Question, evidence: Evidence, 
         15 <= len(text) <= 2 * prompt.MAX_SUMMARY_CHARS and "<log>" not in text and len(set(text.lower().split())) >= 4
     ):
         return clip(text, prompt.MAX_SUMMARY_CHARS)
-    lines = prompt.telling(evidence, (category,))
-    line = next((line for line in lines if line.id in cited), lines[0] if lines else None)
-    return prompt.sentence(category, line)
+    return prompt.sentence(category, prompt.quotable(evidence, category))
 
 
 def _by_rules(evidence: Evidence, question: Question, note: str) -> _Answer:
@@ -253,7 +254,7 @@ def _by_rules(evidence: Evidence, question: Question, note: str) -> _Answer:
         category=category,
         severity=question.severities[0],
         entity=question.entities[0],
-        summary=prompt.sentence(category, lines[0] if lines else None),
+        summary=prompt.sentence(category, prompt.quotable(evidence, category)),
         cited=tuple(line.id for line in cited),
         steps=taxonomy.steps_of(category)[: prompt.MAX_STEPS],
         note=note,
