@@ -136,13 +136,20 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _commit() -> str:
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10"],  # noqa: S607
+    """The commit that was measured, marked dirty if anything but the results themselves differs from it."""
+    head = _git("rev-parse", "--short=10", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    return f"{head or 'unknown'}{'-dirty' if changed else ''}"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],  # noqa: S607
         capture_output=True,
         text=True,
         check=False,
     )
-    return git.stdout.strip() or "unknown"
+    return done.stdout.strip()
 
 
 def _machine() -> dict[str, str | int]:
