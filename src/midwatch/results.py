@@ -143,7 +143,7 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         ["git", *arguments],  # noqa: S607
         capture_output=True,
         text=True,
