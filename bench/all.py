@@ -20,7 +20,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llama-cpp", type=Path, help="folder with llama-batched-bench and llama-server")
     parser.add_argument("--alertmanager", type=Path, help="the prometheus-alertmanager binary")
-    parser.add_argument("--only", nargs="*", help="names of benches: evidence intake triage engine dashboard neighbour start")
+    parser.add_argument(
+        "--only", nargs="*", help="names of benches: evidence intake triage engine dashboard neighbour start"
+    )
     arguments = parser.parse_args()
     llama = arguments.llama_cpp
     alertmanager = ["--alertmanager", str(arguments.alertmanager)] if arguments.alertmanager else []

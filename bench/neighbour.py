@@ -2,8 +2,8 @@
 
     python bench/neighbour.py [--runs 5]
 
-Each sample is a fresh process that loads the weights and decodes 64 tokens: alone on the machine, and beside as many busy
-loops as there are cores. "Default" is what GNU OpenMP does by itself, and is the peer of our setting.
+Each sample is a fresh process that loads the weights and decodes 64 tokens: alone on the machine, and beside two busy
+loops for each core. "Default" is what GNU OpenMP does by itself, and is the peer of our setting.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
     configured = settings.load()
     model = hub.resolve(configured.engine.model, configured.cache_dir)
     rows = []
-    for where, neighbours in (("alone", 0), ("beside busy neighbours", usable_cores())):
+    for where, neighbours in (("alone", 0), ("beside two busy loops a core", 2 * usable_cores())):
         spins = {"ours": SPIN_TURNS, "default": None} | ({"none": "0"} if neighbours == 0 else {})
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in spins}
         with busy(neighbours):

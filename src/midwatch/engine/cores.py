@@ -24,10 +24,10 @@ def usable_cores(quota_file: Path = CGROUP_QUOTA) -> int:
 def spin_briefly() -> None:
     """Let PyTorch's threads sleep soon instead of spinning when one of them has to wait. Call before torch is imported.
 
-    GNU OpenMP spins for milliseconds at every barrier. On cores shared with a neighbour the thread that is waited for
-    cannot run because the waiting one spins: measured beside two busy processes on two cores, loading SmolLM2 took
-    25 s with the default and 2 to 4 s with 3,000 turns; alone on the machine both decode equally fast, while no
-    spinning at all (0) halves decode. The user's own OpenMP variables win.
+    GNU OpenMP spins for milliseconds at every barrier. Where more is running than there are cores, the thread that is
+    waited for cannot run because the waiting one spins. `bench/neighbour.py` has the figures: a short spin loads and
+    decodes several times as fast there and equally fast on a quiet machine, where no spin at all would halve decode.
+    The user's own OpenMP variables win.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_TURNS)
