@@ -26,7 +26,7 @@ def spin_briefly() -> None:
 
     GNU OpenMP spins for milliseconds at every barrier. Where more is running than there are cores, the thread that is
     waited for cannot run because the waiting one spins. `bench/neighbour.py` has the figures: a short spin loads and
-    decodes several times as fast there and equally fast on a quiet machine, where no spin at all would halve decode.
+    decodes at least twice as fast there and equally fast on a quiet machine, where no spin at all would halve decode.
     The user's own OpenMP variables win.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
