@@ -16,10 +16,9 @@ from typer.testing import CliRunner
 
 from midwatch.cli import cli, logfile
 from midwatch.cli.diagnosis import show
-from midwatch.cli.triage import engine_at
 from midwatch.copilot.model import Citation, Diagnosis, Evidence, Finding
 from midwatch.errors import MidwatchError
-from midwatch.settings import Settings
+from midwatch.gateway.providers import engine_at
 
 LOG = "\n".join(
     [
@@ -251,10 +250,11 @@ def test_a_log_cannot_send_codes_to_the_terminal() -> None:
         ("http://127.0.0.1:8011", False),
         ("http://localhost:8011/v1", False),
         ("http://[::1]:8011", False),
+        ("http://0.0.0.0:8011", False),
         ("http://10.0.0.5:8011", True),
         ("https://models.example.com", True),
         ("http://127.0.0.1.example.com", True),
     ],
 )
 def test_only_an_engine_on_this_machine_is_shown_what_was_not_redacted(url: str, remote: bool) -> None:
-    assert engine_at(url, Settings()).remote is remote
+    assert engine_at(url, "m", usd_per_hour=0.08).remote is remote

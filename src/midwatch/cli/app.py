@@ -155,11 +155,9 @@ class MeteredProvider:
 
 
 def _providers(settings: Settings, engine_url: str, metrics: Metrics) -> tuple[Provider, Provider | None]:
-    from midwatch.gateway.providers import OpenAIProvider
-    from midwatch.settings import ProviderSettings
+    from midwatch.gateway.providers import OpenAIProvider, engine_at
 
-    host = ProviderSettings(base_url=engine_url.rstrip("/") + "/v1", model=settings.engine.model)
-    local = OpenAIProvider(host, name="engine", remote=False, usd_per_hour=settings.copilot.local_usd_per_hour)
+    local = engine_at(engine_url, settings.engine.model, usd_per_hour=settings.copilot.local_usd_per_hour)
     if settings.copilot.escalation is None:
         return MeteredProvider(local, metrics), None
     bigger = OpenAIProvider(settings.copilot.escalation, name="escalation", remote=True)

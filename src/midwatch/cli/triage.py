@@ -106,11 +106,11 @@ async def _explain(
     started: float,
 ) -> Finding:
     from midwatch.copilot.triage import Triage
-    from midwatch.gateway.providers import OpenAIProvider
+    from midwatch.gateway.providers import OpenAIProvider, engine_at
 
     local: Provider | None = None
     if engine_url is not None:
-        local = engine_at(engine_url, settings)
+        local = engine_at(engine_url, settings.engine.model, usd_per_hour=settings.copilot.local_usd_per_hour)
     elif loading is not None:
         from midwatch.cli import embedded
 
@@ -129,31 +129,6 @@ async def _explain(
         for provider in (local, escalation):
             if provider is not None:
                 await provider.aclose()
-
-
-def engine_at(url: str, settings: Settings) -> Provider:
-    """An engine that runs already. It counts as remote, and gets redacted text, unless it listens on this machine."""
-    import ipaddress
-    from urllib.parse import urlsplit
-
-    from midwatch.errors import SettingsError
-    from midwatch.gateway.providers import OpenAIProvider
-    from midwatch.settings import ProviderSettings
-
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"--engine-url {url} is not a URL.", "Write it as http://127.0.0.1:8011.")
-    try:
-        local = ipaddress.ip_address(parts.hostname).is_loopback
-    except ValueError:
-        local = parts.hostname == "localhost"
-    base_url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
-    return OpenAIProvider(
-        ProviderSettings(base_url=base_url, model=settings.engine.model),
-        name="engine",
-        remote=not local,
-        usd_per_hour=settings.copilot.local_usd_per_hour if local else 0.0,
-    )
 
 
 def _host_of(url: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -68,16 +69,21 @@ class Sent:
     retry_in_s: float | None = None
 
 
-def claim_due(connection: sa.Connection, now: float) -> Claim | None:
-    """Take the incident that has been due longest."""
+def _due_longest(connection: sa.Connection, table: sa.Table, state: str, now: float) -> sa.Row[Any] | None:
+    """The row in `state` that has been due longest, locked against other workers where the database can."""
     due = (
-        sa.select(incidents)
-        .where(incidents.c.state == "waiting", incidents.c.due_at <= now)
-        .order_by(incidents.c.due_at, incidents.c.id)
+        sa.select(table)
+        .where(table.c.state == state, table.c.due_at <= now)
+        .order_by(table.c.due_at, table.c.id)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
-    row = connection.execute(due).first()
+    return connection.execute(due).first()
+
+
+def claim_due(connection: sa.Connection, now: float) -> Claim | None:
+    """Take the incident that has been due longest."""
+    row = _due_longest(connection, incidents, "waiting", now)
     if row is None:
         return None
     connection.execute(
@@ -163,14 +169,7 @@ def store_failure(connection: sa.Connection, failure: Failure, now: float) -> No
 
 def claim_message(connection: sa.Connection, now: float) -> Message | None:
     """Take the message that has been due longest."""
-    due = (
-        sa.select(outbox)
-        .where(outbox.c.state == "pending", outbox.c.due_at <= now)
-        .order_by(outbox.c.due_at, outbox.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    row = connection.execute(due).first()
+    row = _due_longest(connection, outbox, "pending", now)
     if row is None:
         return None
     connection.execute(outbox.update().where(outbox.c.id == row.id).values(state="claimed", attempts=row.attempts + 1))

@@ -27,7 +27,7 @@ class Totals:
     """The strip above the list. Percentiles are of the last 1,000 diagnoses; None where there is none yet.
 
     `escalated` and `asked_person` count incidents by their latest diagnosis; tokens and dollars are of every diagnosis.
-    `latency_*_ms` is the model's part; `p50_s` and `p95_s` are the whole time from the first event to the diagnosis.
+    `p50_s` and `p95_s` are the whole time from the first event to the diagnosis.
     """
 
     incidents: int = 0
@@ -41,8 +41,6 @@ class Totals:
     events: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
-    latency_p50_ms: float | None = None
-    latency_p95_ms: float | None = None
     p50_s: float | None = None
     p95_s: float | None = None
 
@@ -126,11 +124,8 @@ def totals(connection: sa.Connection) -> Totals:
         sa.select(sa.func.sum(diagnoses.c.tokens), sa.func.sum(diagnoses.c.cost_usd))
     ).one()
     recent = connection.execute(
-        sa.select(diagnoses.c.latency_ms, diagnoses.c.waited_s)
-        .order_by(diagnoses.c.id.desc())
-        .limit(_PERCENTILE_OF_LAST)
+        sa.select(diagnoses.c.waited_s).order_by(diagnoses.c.id.desc()).limit(_PERCENTILE_OF_LAST)
     ).all()
-    latency_p50, latency_p95 = _percentiles([row.latency_ms for row in recent])
     p50_s, p95_s = _percentiles([row.waited_s for row in recent])
     return Totals(
         incidents=sum(by_state.values()),
@@ -144,8 +139,6 @@ def totals(connection: sa.Connection) -> Totals:
         asked_person=connection.execute(latest.where(diagnoses.c.action == "ask_person")).scalar_one(),
         tokens=tokens or 0,
         cost_usd=cost_usd or 0.0,
-        latency_p50_ms=latency_p50,
-        latency_p95_ms=latency_p95,
         p50_s=p50_s,
         p95_s=p95_s,
     )

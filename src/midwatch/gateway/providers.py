@@ -6,13 +6,15 @@ folder never imports the engine.
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
-from midwatch.errors import ProviderError
+from midwatch.errors import ProviderError, SettingsError
 from midwatch.gateway.wire import ChatRequest, Completion, TokenLogprob
 from midwatch.settings import ProviderSettings
 
@@ -143,6 +145,27 @@ class OpenAIProvider:
         if request.top_logprobs is not None and not self.remote:  # several hosts refuse the field outright
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return body
+
+
+def engine_at(url: str, model: str, *, usd_per_hour: float) -> OpenAIProvider:
+    """An engine that runs already. It counts as remote, and gets redacted text, unless it listens on this machine.
+
+    `usd_per_hour` is what this machine costs; it prices a local engine only. Raises `SettingsError` for what is no URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"--engine-url {url} is not a URL.", "Write it as http://127.0.0.1:8011.")
+    try:
+        address = ipaddress.ip_address(parts.hostname)
+        local = address.is_loopback or address.is_unspecified  # 0.0.0.0 is where a server that listens everywhere is
+    except ValueError:
+        local = parts.hostname == "localhost"
+    return OpenAIProvider(
+        ProviderSettings(base_url=url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1", model=model),
+        name="engine",
+        remote=not local,
+        usd_per_hour=usd_per_hour if local else 0.0,
+    )
 
 
 class _Answer:
