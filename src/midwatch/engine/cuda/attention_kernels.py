@@ -15,13 +15,15 @@ from midwatch.engine.cuda.kernels import wait_for_predecessor
 
 
 @triton.jit
-def _place(tables, token, start, PAGE: tl.constexpr, TILE: tl.constexpr):
-    """The places in the pool of the tokens of a tile that begins at `start`; `token` never leaves the sequence."""
-    if PAGE % TILE == 0:  # the whole tile lies in one page
-        page = tl.load(tables + start // PAGE).to(tl.int64)
-        return page * PAGE + token % PAGE
+def _pages(tables, start, last, PAGE: tl.constexpr, TILE: tl.constexpr):
+    """The page of each token of the tile that begins at `start`, or of them all; tokens past `last` count as it.
+
+    Callers load the pages one tile ahead: an address that waits for another load keeps its own from being prefetched.
+    """
+    if PAGE % TILE == 0:
+        return tl.load(tables + tl.minimum(start, last) // PAGE)
     else:
-        return tl.load(tables + token // PAGE).to(tl.int64) * PAGE + token % PAGE
+        return tl.load(tables + tl.minimum(start + tl.arange(0, TILE), last) // PAGE)
 
 
 @triton.jit
@@ -77,9 +79,12 @@ def decode_attention_kernel(
     maximum = tl.full([GROUP_PADDED], -float("inf"), tl.float32)
     total = tl.zeros([GROUP_PADDED], tl.float32)
     acc = tl.zeros([GROUP_PADDED, D_PADDED], tl.float32)
+    pages = _pages(tables, begin, length - 1, PAGE, TILE)
     for start in range(begin, end, TILE):
         token = tl.minimum(start + t, length - 1)  # places past the end repeat the last token and are masked below
-        offset = _place(tables, token, start, PAGE, TILE)[:, None] * (NUM_KV_HEADS * D) + (head * D + d)[None, :]
+        place = pages.to(tl.int64) * PAGE + token % PAGE
+        pages = _pages(tables, start + TILE, length - 1, PAGE, TILE)
+        offset = place[:, None] * (NUM_KV_HEADS * D) + (head * D + d)[None, :]
         if D == D_PADDED:
             k = tl.load(keys + offset)
             v = tl.load(values + offset)
@@ -144,7 +149,7 @@ def _prefill_tile(
     q,
     keys,
     values,
-    tables,
+    pages,
     start,
     length,
     position,
@@ -168,7 +173,8 @@ def _prefill_tile(
         token = tl.minimum(start + t, length - 1)
     else:
         token = start + t
-    offset = _place(tables, token, start, PAGE, TILE)[:, None] * ROW + column[None, :]
+    place = pages.to(tl.int64) * PAGE + token % PAGE
+    offset = place[:, None] * ROW + column[None, :]
     if D == D_PADDED:
         k = tl.load(keys + offset)
     else:
@@ -252,14 +258,19 @@ def prefill_attention_kernel(
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, D_PADDED], tl.float32)
     column = head * D + d
+    pages = _pages(tables, begin, length - 1, PAGE, TILE)
     for start in range(begin, whole, TILE):
+        now = pages
+        pages = _pages(tables, start + TILE, length - 1, PAGE, TILE)
         maximum, total, acc = _prefill_tile(
-            q, keys, values, tables, start, length, position, maximum, total, acc, scale_log2, window, column, d,
+            q, keys, values, now, start, length, position, maximum, total, acc, scale_log2, window, column, d,
             ROW, D, D_PADDED, PAGE, TILE, False, PRECISION,
         )  # fmt: skip
     for start in range(whole, end, TILE):
+        now = pages
+        pages = _pages(tables, start + TILE, length - 1, PAGE, TILE)
         maximum, total, acc = _prefill_tile(
-            q, keys, values, tables, start, length, position, maximum, total, acc, scale_log2, window, column, d,
+            q, keys, values, now, start, length, position, maximum, total, acc, scale_log2, window, column, d,
             ROW, D, D_PADDED, PAGE, TILE, True, PRECISION,
         )  # fmt: skip
     acc = acc / total[:, None]

@@ -125,9 +125,9 @@ class Linear:
         }
         grid = (triton.cdiv(outputs, blocking.outputs),)
         if rows == 1:
-            row_kernel[grid](*arrays, eps, outputs, self.inputs, **flags)
+            row_kernel[grid](*arrays, eps, outputs, self.inputs, STAGES=blocking.stages, **flags)
             return
-        padded = max(16, triton.next_power_of_2(rows))
+        padded = max(8, triton.next_power_of_2(rows))
         flags |= {"ROWS": padded, "PRECISION": precision(x_MK.dtype)}
         rows_kernel[grid](*arrays, eps, rows, outputs, self.inputs, x_MK.stride(0), **flags)
 

@@ -161,6 +161,7 @@ def row_kernel(
     ADD: tl.constexpr,
     EVEN: tl.constexpr,
     EARLY: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """The same for one row."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -171,7 +172,7 @@ def row_kernel(
     square = tl.zeros([1], tl.float32)
     width = K // 2 if BITS == 4 else K
     wait_for_predecessor(EARLY)
-    for start in range(0, width, BLOCK_K):
+    for start in tl.range(0, width, BLOCK_K, num_stages=STAGES):
         low, low_square = _input(x, norm, one, start, K, 1, width, 0, BLOCK_K, NORMED, EVEN)
         square += low_square
         low = low.to(tl.float32)
