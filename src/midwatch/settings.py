@@ -65,6 +65,8 @@ class EngineSettings(_Section):
     """Token budget of one step, prefill chunks and decodes together. A larger one delays the answers under way."""
     max_model_len: int = Field(default=8192, ge=16)
     """Longest prompt plus answer, tokens; capped by the model's own context."""
+    priority_ageing_s: float = Field(default=10.0, gt=0)
+    """A request of priority 1 is served like one of priority 0 that came so much later, seconds."""
     max_waiting: int = Field(default=256, ge=1)
     """Requests that may wait for a place; one more is answered 429."""
     host: str = "127.0.0.1"

@@ -105,6 +105,11 @@ class SamplingParams:
             raise RequestError(f"{' and '.join(closing)} are given together.", "Give one of them.", param=closing[1])
 
     @property
+    def has_penalty(self) -> bool:
+        """True if a draw depends on which tokens came before."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
+
+    @property
     def is_closed(self) -> bool:
         """True if a schema, a regular expression or a grammar closes the answer."""
         return self.json_schema is not None or self.regex is not None or self.grammar is not None
