@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from midwatch.engine.chat_template import ChatTemplate
 from midwatch.engine.tokenizer import Detokenizer, Tokenizer
-from midwatch.engine.transformer import Transformer
+from midwatch.engine.transformer import TorchBackend
 from midwatch.engine.weights import GGUF
 from midwatch.errors import ModelError, RequestError
 
@@ -28,7 +28,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="session")
-def tokenizer(smollm2_parts: tuple[Tokenizer, Transformer]) -> Tokenizer:
+def tokenizer(smollm2_parts: tuple[Tokenizer, TorchBackend]) -> Tokenizer:
     return smollm2_parts[0]
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from midwatch.engine.chat_template import ChatTemplate
+from midwatch.engine.checkpoint import Checkpoint
 from midwatch.engine.weights import GGUF
 from midwatch.errors import ModelError
 
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
 CONTROL = 3
 USER_DEFINED = 4
 END_OF_TURN_NAMES = frozenset({"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>"})
+
+
+def open_tokenizer(path: Path, checkpoint: Checkpoint | None = None) -> Tokenizer:
+    """The tokenizer of a model file; `checkpoint` saves reading the header twice if the model is open already.
+
+    Raises `ModelError` for a vocabulary that the engine cannot read.
+    """
+    from midwatch.engine.gguf_checkpoint import GGUFCheckpoint
+
+    return Tokenizer(checkpoint.file if isinstance(checkpoint, GGUFCheckpoint) else GGUF(path))
 
 
 class Tokenizer:
