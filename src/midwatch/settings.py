@@ -57,6 +57,10 @@ class EngineSettings(_Section):
     """Tokens to draft per step by looking the last ones up in the text so far (n-gram speculation); 0 drafts none."""
     max_adapters: int = Field(default=8, ge=0, le=256)
     """LoRA adapters that may be loaded at the same time."""
+    adapters: dict[str, Path] = Field(default_factory=dict)
+    """LoRA adapters to load at the start, in peft's layout: name that requests ask for, and folder."""
+    adapter_dir: Path | None = None
+    """Folder below which adapters may be loaded while the server runs; None allows none."""
     attention: Literal["auto", "triton", "fa3"] = "auto"
     """Attention kernels on CUDA; `fa3` needs the package `flash_attn_interface`, `auto` takes it if it imports."""
     max_num_seqs: int = Field(default=16, ge=1, le=1024)

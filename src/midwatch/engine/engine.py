@@ -86,7 +86,7 @@ class Engine:
         torch.set_num_threads(settings.threads or usable_cores())
         checkpoint = open_checkpoint(path)
         max_model_len = min(settings.max_model_len, checkpoint.config.context_length)
-        tokenizer = open_tokenizer(checkpoint)
+        tokenizer = open_tokenizer(path, checkpoint)
         backend = open_backend(checkpoint, settings, max_model_len=max_model_len, kernel_dir=kernel_dir)
         engine = cls(tokenizer, backend, settings, max_model_len)
         for name, folder in settings.adapters.items():
