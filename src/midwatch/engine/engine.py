@@ -215,6 +215,7 @@ class Engine:
         self._aborted += bool(found)
         return bool(found)
 
+    @torch.inference_mode()
     def step(self) -> list[Output]:
         """Compute one chunk of every scheduled sequence and sample those that are up to date.
 
