@@ -287,7 +287,8 @@ def test_ten_thousand_random_requests_leave_nothing_behind(tiny: MakeEngine) -> 
     stats = engine.stats()
     assert (stats.kv_blocks_free, stats.kv_slots_allocated) == (stats.kv_blocks_total, 0)
     assert stats.requests_total == 10_000
-    assert min(stats.preemptions_total, stats.aborted_total) > 100
+    assert stats.preemptions_total > 20
+    assert stats.aborted_total > 100
 
 
 class Guess:

@@ -18,7 +18,7 @@ def kv_bytes_per_token(config: ModelConfig, bytes_per_head: int) -> int:
 
 
 def kv_blocks(bytes_per_token: int, settings: EngineSettings, *, free_bytes: int, max_model_len: int) -> int:
-    """How many blocks the pool gets: what `kv_cache_mib` asks for, or a default between one context and all seats' full.
+    """How many blocks the pool gets: what `kv_cache_mib` asks for, or a default between one and all seats full.
 
     `free_bytes` is what may be taken. Raises `ModelError` if one context does not fit, saying how much is missing.
     """
