@@ -68,7 +68,7 @@ def make_peer(name: str) -> Any:
             for parameter_name, parameter in model.named_parameters():
                 parameter.normal_(0, 0.3 if parameter_name.endswith("norm.weight") else 0.15)
                 if parameter_name.endswith("norm.weight") and family != "Gemma3":
-                    parameter += 1
+                    parameter.add_(1)
     return model.eval()
 
 
