@@ -43,6 +43,8 @@ _UNSUPPORTED = (
     "use_qalora",
     "arrow_config",
     "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
 )
 _OTHER_BASE = "Load the adapter beside the model that it was trained on."
 # The other ways to begin training (PiSSA, OLoRA, CorDA, LoftQ) change the base's weights too.
