@@ -61,7 +61,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
         for at in range(1, len(name))
         if {name[:at], name[at:]} <= {*vocab}
     ]
-    peer = GemmaTokenizer(vocab=vocab, merges=merges)
+    peer = GemmaTokenizer(vocab=vocab, merges=merges, add_bos_token=True)
     peer.add_tokens([AddedToken(name, special=True) for name in ("<start_of_turn>", "<end_of_turn>")])
     peer.add_tokens([AddedToken("\n", special=False, normalized=False)])
     peer.chat_template = GEMMA
