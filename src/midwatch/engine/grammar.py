@@ -173,8 +173,7 @@ class _TrieSource:
 
     def __call__(self, text: str | bytes) -> list[int]:
         plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        ids: list[int] = self._tokenizer.backend.encode(plain, add_special_tokens=False).ids
-        return ids
+        return self._tokenizer.spell(plain)
 
 
 def _source(params: SamplingParams) -> tuple[str, str]:
