@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from midwatch.engine.adjustments import adjust, apply_masks
+from midwatch.engine.adjustments import adjust, apply_masks, to_device
 from midwatch.engine.drawing import NOTHING, draw_one, draw_rows
 from midwatch.engine.request import SamplingParams
 
-__all__ = ["NOTHING", "Draw", "Drawn", "Sampled", "sample"]
+__all__ = ["NOTHING", "Draw", "Drawn", "Sampled", "sample", "score"]
 
 DEVICE_ROWS = 128
 """Rows of a GPU that are drawn together: bounds scratch memory at a few hundred MB with the largest vocabularies."""
@@ -149,6 +149,23 @@ def sample(logits_RV: torch.Tensor, draws: Sequence[Draw], greedy_R: torch.Tenso
             logprobs.append(_logprobs(before, ids, asked, start, of_rows))
     ids_R = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=logits_RV.device)
     return Sampled(ids_R, draws, logprobs)
+
+
+@torch.inference_mode()
+def score(logits_RV: torch.Tensor, token_ids: Sequence[int], top: int) -> list[Drawn]:
+    """How probable given tokens are, one after each row, with the `top` likeliest: for prompts. Waits for the device.
+
+    Rows go through in groups, so that a long prompt needs no second copy of its logits.
+    """
+    found: list[Drawn] = []
+    for start in range(0, len(token_ids), DEVICE_ROWS):
+        logprobs_RV = torch.log_softmax(logits_RV[start : start + DEVICE_ROWS], -1)
+        ids_R1 = to_device(np.array(token_ids[start : start + DEVICE_ROWS], np.int64), logits_RV.device)[:, None]
+        values, ids = logprobs_RV.topk(min(top, logits_RV.shape[1]))
+        columns = logprobs_RV.gather(1, ids_R1)[:, 0].tolist(), values.tolist(), ids.tolist()
+        for token_id, logprob, of_row, ids_of_row in zip(ids_R1[:, 0].tolist(), *columns, strict=True):
+            found.append(Drawn(token_id, logprob, tuple(zip(ids_of_row, of_row, strict=True))))
+    return found
 
 
 def _logprobs(
