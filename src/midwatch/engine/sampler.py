@@ -182,21 +182,6 @@ def score(logits_RV: torch.Tensor, token_ids: Sequence[int], top: int) -> list[D
     return found
 
 
-@torch.inference_mode()
-def score(logits_TV: torch.Tensor, token_ids: Sequence[int], top: int) -> list[Drawn]:
-    """The log-probabilities of given tokens, one per row of float32 logits, with the `top` likeliest of each row."""
-    if not token_ids:
-        return []
-    logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
-    ids_T1 = torch.tensor(token_ids, device=logits_TV.device)[:, None]
-    values, ids = logprobs_TV.topk(min(top, logprobs_TV.shape[1]))
-    columns = zip(logprobs_TV.gather(1, ids_T1)[:, 0].tolist(), values.tolist(), ids.tolist(), strict=True)
-    return [
-        Drawn(token_id, of_token, tuple(zip(likeliest, their, strict=True)))
-        for token_id, (of_token, their, likeliest) in zip(token_ids, columns, strict=True)
-    ]
-
-
 def _logprobs(
     logprobs_RV: torch.Tensor, ids_R: torch.Tensor, asked: list[int], start: int, draws: Sequence[Draw]
 ) -> _Logprobs:
