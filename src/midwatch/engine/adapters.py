@@ -66,6 +66,7 @@ class AdapterTable:
                 f"All {self._max} adapter slots are taken.", "Unload one, or raise engine.max_adapters.", status=409
             )
         from midwatch.engine.lora import read_adapter
+
         adapter = read_adapter(path, self._backend.config, name)
         slot = self._free[-1]
         self._backend.load_adapter(slot, adapter)
