@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -28,8 +29,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def compiler(tokenizer: Tokenizer) -> GrammarCompiler:
-    return GrammarCompiler(tokenizer)
+def compiler(tokenizer: Tokenizer) -> Iterator[GrammarCompiler]:
+    compiler = GrammarCompiler(tokenizer)
+    yield compiler
+    compiler.close()
 
 
 def allowed_ids(grammar: Grammar, vocab_size: int) -> set[int]:
@@ -152,6 +155,31 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason(
     assert said in str(caught.value)
     assert caught.value.status == 400
     assert caught.value.param == next(iter(params))
+
+
+def _chain(rules: int) -> str:
+    return "start: r0\n" + "".join(f'r{i}: r{i + 1} r{i + 1} | "x"\n' for i in range(rules)) + f'r{rules}: "z"'
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (
+            {"json_schema": {"allOf": [{"type": "string", "pattern": f"^.*a.{{{i}}}b.*$"} for i in range(1, 30)]}},
+            "more than 2 s",
+        ),
+        ({"grammar": "start: T\nT: " + " & ".join(f"/.*a.{{{i}}}b.*/" for i in range(1, 40))}, "more than 2 s"),
+        ({"grammar": _chain(2400)}, "too deep"),
+    ],
+    ids=["patterns", "intersection", "chain"],
+)
+def test_a_grammar_that_would_hang_or_crash_the_compiler_is_refused_and_the_next_is_served(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, params: dict[str, object], said: str
+) -> None:
+    for _ in range(2):  # the second time without another trial
+        with pytest.raises(RequestError, match=said):
+            compiler.compile(SamplingParams(**params))
+    assert len(write(compiler.compile(SamplingParams(regex="[0-9]{3}")), tokenizer, 0)) == 3
 
 
 def test_a_grammar_that_explodes_while_it_runs_ends_in_an_error(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from midwatch.engine.drawing import draw_rows
 from midwatch.engine.request import SamplingParams
-from midwatch.engine.sampler import NOTHING, Draw, Drawn, sample
+from midwatch.engine.sampler import NOTHING, Draw, Drawn, sample, score
 
 LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=700)
 UNIFORMS = st.floats(0, 1, exclude_max=True)
@@ -304,6 +304,19 @@ def test_plain_greedy_rows_take_the_ids_that_the_backend_has() -> None:
     assert [drawn.token_id for drawn in sampled.drawn()] == [3, 4]
     asked = [Draw(params=SamplingParams()), Draw(params=SamplingParams(logit_bias={8: 1.0}))]
     assert [drawn.token_id for drawn in sample(rows, asked, given_ids).drawn()] == [0, 8]
+
+
+def test_given_tokens_are_scored_row_by_row() -> None:
+    rows = torch.randn(300, 50, generator=torch.Generator().manual_seed(2))
+    ids = [row % 50 for row in range(300)]
+    found = score(rows, ids, 3)
+    expected = torch.log_softmax(rows, -1)
+    assert [item.token_id for item in found] == ids
+    for row, item in enumerate(found):
+        assert item.logprob is not None
+        assert abs(item.logprob - float(expected[row, ids[row]])) < 1e-5
+        assert [token for token, _ in item.top] == expected[row].topk(3).indices.tolist()
+    assert score(rows[:1], [4], 0)[0].top == ()
 
 
 def test_ids_outside_the_vocabulary_are_passed_over() -> None:

@@ -57,8 +57,8 @@ def apply_masks(logits_RV: torch.Tensor, masks: Sequence[npt.NDArray[np.int32] |
 
 def adjust(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> None:
     """Apply `min_tokens`, `logit_bias` and the penalties in place. Ids outside the vocabulary are passed over."""
-    added = [_additions(draw) for draw in draws]
-    if any(added):
+    if any(draw.params.logit_bias or draw.params.min_tokens for draw in draws):
+        added = [_additions(draw) for draw in draws]
         ids = np.array([id_ for of_row in added for id_ in of_row], np.int64)
         rows = np.repeat(np.arange(len(draws)), [len(of_row) for of_row in added])
         values = np.array([value for of_row in added for value in of_row.values()], np.float64)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NOTHING = -1
 """Instead of an id: the row has no token to draw."""
 LOWEST_TEMPERATURE = 1e-5
+STEEP = 8.0
 BLOCK = 256
 BELOW_ONE = 1 - 2.0**-40
 Weights = npt.NDArray[np.float32]
@@ -33,14 +34,15 @@ Floats = npt.NDArray[np.float64]
 
 def draw_one(logits_V: torch.Tensor, draw: Draw) -> int:
     """Draw from one row on a CPU; `NOTHING` where no logit is a finite number that is greatest."""
-    greatest = float(logits_V.amax())
-    if not math.isfinite(greatest):
-        return NOTHING
     params = draw.params
     if params.temperature == 0:
-        return _first_at(logits_V, greatest)
+        return _first_of_greatest(logits_V)
     inverse = 1 / max(params.temperature, LOWEST_TEMPERATURE)
-    weights_V = torch.softmax((logits_V - greatest).mul_(inverse), -1)
+    if inverse > STEEP:  # a product that large would round the differences that matter
+        logits_V = logits_V - logits_V.amax()
+    weights_V = torch.softmax(logits_V if inverse == 1 else logits_V * inverse, -1)
+    if math.isnan(weights_V[0].item()):  # one logit that is no number, or a greatest that is infinite, spoils all
+        return NOTHING
     if _filters(params, weights_V.shape[0]):
         ids, weights_C = _kept(weights_V, params)
         return int(ids[_invert(weights_C, draw.uniform)])
@@ -57,33 +59,33 @@ def _blocks(values_V: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tens
     return values_V[:whole].view(-1, size), values_V[whole:]
 
 
-def _first_at(logits_V: torch.Tensor, greatest: float) -> int:
-    """The lowest id whose logit is `greatest`; four times as fast as one argmax over the whole vocabulary."""
+def _first_of_greatest(logits_V: torch.Tensor) -> int:
+    """The lowest id of the greatest logit; several times as fast as one argmax over the whole vocabulary."""
     blocks, rest = _blocks(logits_V, BLOCK)
-    if blocks.shape[0]:
-        maxima = blocks.amax(-1)
-        block = int(maxima.argmax())
-        if float(maxima[block]) == greatest:
-            return block * BLOCK + int(blocks[block].argmax())
-    return blocks.shape[0] * BLOCK + int(rest.argmax())
+    maxima = torch.cat([blocks.amax(-1), rest.amax(-1, keepdim=True)]) if rest.shape[0] else blocks.amax(-1)
+    block = int(maxima.argmax())  # a block that holds a NaN is the greatest of all
+    if not math.isfinite(maxima[block].item()):
+        return NOTHING
+    return block * BLOCK + int(logits_V[block * BLOCK : (block + 1) * BLOCK].argmax())
 
 
 def _draw_from_all(weights_V: torch.Tensor, uniform: float) -> int:
     """Pick a block by its sum, then an id in it."""
     blocks, rest = _blocks(weights_V, BLOCK)
-    sums = np.append(blocks.sum(-1).numpy(), rest.sum().numpy()).astype(np.float64)
-    before = np.cumsum(sums)
-    target = min(uniform, BELOW_ONE) * before[-1]
-    block = int(np.searchsorted(before, target, side="right"))
-    inside = (target - (before[block] - sums[block])) / sums[block]  # of the block, in [0, 1)
-    weights = weights_V[block * BLOCK : (block + 1) * BLOCK].numpy().astype(np.float64)
-    return block * BLOCK + _invert(weights, max(0.0, inside))
+    until = np.cumsum(blocks.sum(-1).numpy(), dtype=np.float64)
+    if rest.shape[0]:
+        until = np.append(until, (until[-1] if until.size else 0.0) + float(rest.sum()))
+    target = min(uniform, BELOW_ONE) * until[-1]
+    block = int(until.searchsorted(target, side="right"))
+    start = until[block - 1] if block else 0.0
+    weights = weights_V[block * BLOCK : (block + 1) * BLOCK].numpy()
+    return block * BLOCK + _invert(weights, max(0.0, (target - start) / (until[block] - start)))
 
 
-def _invert(weights: Floats, uniform: float) -> int:
+def _invert(weights: Weights | Floats, uniform: float) -> int:
     """The first place whose cumulative weight exceeds the share `uniform`; its own weight is never 0."""
-    cumulative = np.cumsum(weights)
-    return int(np.searchsorted(cumulative, min(uniform, BELOW_ONE) * cumulative[-1], side="right"))
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    return int(cumulative.searchsorted(min(uniform, BELOW_ONE) * cumulative[-1], side="right"))
 
 
 def _kept(weights_V: torch.Tensor, params: SamplingParams) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -104,8 +106,8 @@ def _kept(weights_V: torch.Tensor, params: SamplingParams) -> tuple[npt.NDArray[
     if params.min_p:
         ids, kept = _at_least(ids, kept, params.min_p * float(kept.max()))
     if params.top_p < 1:
-        total = kept.sum() if top_k or params.min_p else 1.0
-        ids, kept = _at_least(ids, kept, _nucleus_floor(kept, params.top_p * total))
+        total = float(kept.sum()) if top_k or params.min_p else 1.0
+        ids, kept = _at_least(ids, kept, _nucleus_floor(kept, params.top_p, total))
     return ids, kept
 
 
@@ -116,11 +118,20 @@ def _below_kth(weights_V: torch.Tensor, top_k: int) -> float:
     return float(np.partition(maxima, maxima.size - top_k)[maxima.size - top_k])
 
 
-def _nucleus_floor(weights_C: Floats, mass: float) -> float:
-    """The lowest weight that those above it, with less than `mass`, leave in (Holtzman et al., arXiv 1904.09751)."""
+def _nucleus_floor(weights_C: Floats, top_p: float, total: float) -> float:
+    """The lowest weight that those above it, with less than `top_p` of `total`, leave in (Holtzman, arXiv 1904.09751).
+
+    Before sorting, what certainly lies outside is dropped, round by round: C weights below b hold less than C · b.
+    """
+    while weights_C.size > BLOCK:
+        outside = total - float(weights_C.sum())
+        rest = weights_C[weights_C >= ((1 - top_p) * total - outside) / weights_C.size * 0.999]
+        if rest.size > 0.8 * weights_C.size:
+            break
+        weights_C = rest
     descending = np.sort(weights_C)[::-1]
     above = np.cumsum(descending) - descending
-    return float(descending[max(1, int(np.searchsorted(above, mass))) - 1])
+    return float(descending[max(1, int(np.searchsorted(above, top_p * total))) - 1])
 
 
 def _at_least(ids: npt.NDArray[np.int64], weights: Floats, floor: float) -> tuple[npt.NDArray[np.int64], Floats]:

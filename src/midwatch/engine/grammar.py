@@ -3,7 +3,8 @@
 `llguidance` compiles each of them to a parser over tokens. After each token it gives a bit mask of those that may
 follow, and the run of tokens that must (`{"category": "` and other scaffolding): those are appended unsampled and
 computed as one chunk, which makes the skeleton of an answer nearly free.
-Its limits bound what one step may cost; a grammar that hits them later ends its answer with `error`.
+Its limits bound what one step may cost; a grammar that hits them later ends its answer with `error`. What could hang or
+crash the compiler itself is tried in another process first (`grammar_trial.py`).
 Reference: https://github.com/guidance-ai/llguidance.
 """
 
@@ -13,11 +14,12 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from midwatch.engine.grammar_trial import Trial, Vocabulary, build, is_tame
 from midwatch.engine.request import SamplingParams
 from midwatch.engine.tokenizer import Tokenizer
 from midwatch.errors import RequestError
@@ -25,13 +27,12 @@ from midwatch.errors import RequestError
 if TYPE_CHECKING:
     import llguidance
 
+_T = TypeVar("_T")
+
 MAX_SOURCE_BYTES = 1 << 16
-"""Longer texts nest deep enough to overflow the compiler's stack."""
-MAX_LEXER_STATES = 50_000
-"""Of one answer; about 2 kB each."""
+"""Longer texts only cost time: a schema of so many bytes compiles in a second at most."""
 KEPT = 32
 """Compiled grammars that are kept, with what their masks have cost so far."""
-JSON_STYLE: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _HINTS = {
     "json_schema": "Send an object of JSON Schema whose keywords llguidance supports.",
     "regex": "Send a regular expression without look-around or back-references.",
@@ -46,6 +47,8 @@ class GrammarCompiler:
         self._tokenizer = tokenizer
         self._trie: llguidance.LLTokenizer | None = None
         self._lock = threading.Lock()
+        self._trial = Trial(lambda: self._vocabulary(for_trial=True))
+        self._refused: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._kept: OrderedDict[tuple[str, str], llguidance.LLMatcher] = OrderedDict()
 
     def compile(self, params: SamplingParams) -> Grammar:
@@ -59,48 +62,44 @@ class GrammarCompiler:
             raise _refused(kind, f"it has {len(text)} bytes and {MAX_SOURCE_BYTES} are allowed")
         with self._lock:
             matcher = self._kept.get((kind, text))
-            if matcher is not None:
-                self._kept.move_to_end((kind, text))
+            refused = self._refused.get((kind, text))
+        if refused is not None:
+            raise _refused(kind, refused)
         if matcher is None:
             matcher = self._build(kind, text)
-            with self._lock:
-                self._kept[kind, text] = matcher
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
         with self._lock:
+            _keep(self._kept, (kind, text), matcher)
             return Grammar(matcher.deep_copy(), self._tokenizer.vocab_size)
 
-    def _build(self, kind: str, text: str) -> llguidance.LLMatcher:
-        import llguidance
+    def close(self) -> None:
+        """End the process that tries grammars, if there is one."""
+        self._trial.close()
 
-        trie = self._get_trie()
-        limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+    def _build(self, kind: str, text: str) -> llguidance.LLMatcher:
         try:
-            if kind == "json_schema":
-                source = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=JSON_STYLE)
-            elif kind == "regex":
-                source = llguidance.LLMatcher.grammar_from_regex(text)
-            else:
-                source = llguidance.LLMatcher.grammar_from_lark(text)
+            if not is_tame(kind, text):
+                self._trial.check(kind, text)
+            return build(self._get_trie(), kind, text)
         except ValueError as error:
+            with self._lock:
+                _keep(self._refused, (kind, text), str(error))
             raise _refused(kind, str(error)) from None
-        matcher = llguidance.LLMatcher(trie, source, log_level=0, limits=limits)
-        if not matcher.is_error():
-            matcher.compute_bitmask()  # some only turn out unsatisfiable here; kept copies start with it done
-        if matcher.is_error():
-            raise _refused(kind, matcher.get_error())
-        return matcher
 
     def _get_trie(self) -> llguidance.LLTokenizer:
-        import llguidance
-
         with self._lock:
             if self._trie is None:
-                adapter: Any = _TrieSource(self._tokenizer)
-                self._trie = llguidance.LLTokenizer(
-                    adapter, n_vocab=self._tokenizer.vocab_size, eos_token=sorted(self._tokenizer.eos_ids)
-                )
+                self._trie = self._vocabulary().trie()
             return self._trie
+
+    def _vocabulary(self, *, for_trial: bool = False) -> Vocabulary:
+        tokenizer = self._tokenizer
+        return Vocabulary(
+            tokens=[tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)],
+            eos_ids=sorted(tokenizer.eos_ids),
+            bos_token_id=tokenizer.bos_id,
+            special_token_ids=sorted(tokenizer.control_ids),
+            encode=None if for_trial else tokenizer.spell,
+        )
 
 
 class Grammar:
@@ -159,21 +158,12 @@ class Grammar:
             return Grammar(self._matcher.deep_copy(), self._vocab_size)
 
 
-class _TrieSource:
-    """The vocabulary as llguidance wants to see it (its `TokenizerWrapper` protocol)."""
-
-    is_tokenizer_wrapper = True
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self.eos_token_id = min(tokenizer.eos_ids)
-        self.bos_token_id = tokenizer.bos_id
-        self.tokens = [tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)]
-        self.special_token_ids = sorted(tokenizer.control_ids)
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        return self._tokenizer.spell(plain)
+def _keep(cache: OrderedDict[tuple[str, str], _T], key: tuple[str, str], value: _T) -> None:
+    """Put a value in as the latest, and drop the one that was not used for longest."""
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > KEPT:
+        cache.popitem(last=False)
 
 
 def _source(params: SamplingParams) -> tuple[str, str]:

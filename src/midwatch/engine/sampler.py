@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from midwatch.engine.adjustments import adjust, apply_masks
+from midwatch.engine.adjustments import adjust, apply_masks, to_device
 from midwatch.engine.drawing import NOTHING, draw_one, draw_rows
 from midwatch.engine.request import SamplingParams
 
-__all__ = ["NOTHING", "Draw", "Drawn", "Sampled", "sample"]
+__all__ = ["NOTHING", "Draw", "Drawn", "Sampled", "sample", "score"]
 
 DEVICE_ROWS = 128
 """Rows of a GPU that are drawn together: bounds scratch memory at a few hundred MB with the largest vocabularies."""
@@ -134,36 +134,52 @@ def sample(logits_RV: torch.Tensor, draws: Sequence[Draw], greedy_R: torch.Tenso
     """
     if greedy_R is not None and all(draw.is_plain for draw in draws):
         return Sampled(greedy_R.to(torch.int64), draws)
-    on_cpu = logits_RV.device.type == "cpu"
-    size = 1 if on_cpu else DEVICE_ROWS
-    parts, logprobs = [], []
-    for start in range(0, len(draws), size):
-        rows, of_rows = logits_RV[start : start + size], draws[start : start + size]
-        apply_masks(rows, [draw.allowed for draw in of_rows])
-        asked = [row for row, draw in enumerate(of_rows) if draw.params.logprobs is not None]
-        before = torch.log_softmax(rows if len(asked) == len(of_rows) else rows[asked], -1) if asked else None
-        adjust(rows, of_rows)
-        ids = torch.tensor([draw_one(rows[0], of_rows[0])]) if on_cpu else draw_rows(rows, of_rows)
-        parts.append(ids)
+    ids, logprobs = [], []
+    if logits_RV.device.type == "cpu":
+        for row, (logits_1V, draw) in enumerate(zip(logits_RV.split(1), draws, strict=True)):
+            before = _prepare(logits_1V, [draw])
+            ids.append(draw_one(logits_1V[0], draw))
+            if before is not None:
+                logprobs.append(_logprobs(before, torch.tensor(ids[-1:]), [0], row, [draw]))
+        return Sampled(torch.tensor(ids, dtype=torch.int64), draws, logprobs)
+    parts = []
+    for start in range(0, len(draws), DEVICE_ROWS):
+        rows, of_rows = logits_RV[start : start + DEVICE_ROWS], draws[start : start + DEVICE_ROWS]
+        before = _prepare(rows, of_rows)
+        parts.append(draw_rows(rows, of_rows))
         if before is not None:
-            logprobs.append(_logprobs(before, ids, asked, start, of_rows))
-    ids_R = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=logits_RV.device)
-    return Sampled(ids_R, draws, logprobs)
+            asked = [row for row, draw in enumerate(of_rows) if draw.params.logprobs is not None]
+            logprobs.append(_logprobs(before, parts[-1], asked, start, of_rows))
+    return Sampled(torch.cat(parts) if parts else logits_RV.new_empty(0, dtype=torch.int64), draws, logprobs)
+
+
+def _prepare(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor | None:
+    """Mask and adjust logits in place; the log-probabilities between the two, of the rows that asked for them."""
+    before = None
+    if any(draw.allowed is not None for draw in draws):
+        apply_masks(logits_RV, [draw.allowed for draw in draws])
+    asked = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
+    if asked:
+        before = torch.log_softmax(logits_RV if len(asked) == len(draws) else logits_RV[asked], -1)
+    adjust(logits_RV, draws)
+    return before
 
 
 @torch.inference_mode()
-def score(logits_TV: torch.Tensor, token_ids: Sequence[int], top: int) -> list[Drawn]:
-    """The log-probabilities of given tokens, one per row of float32 logits, with the `top` likeliest of each row."""
-    if not token_ids:
-        return []
-    logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
-    ids_T1 = torch.tensor(token_ids, device=logits_TV.device)[:, None]
-    values, ids = logprobs_TV.topk(min(top, logprobs_TV.shape[1]))
-    columns = zip(logprobs_TV.gather(1, ids_T1)[:, 0].tolist(), values.tolist(), ids.tolist(), strict=True)
-    return [
-        Drawn(token_id, of_token, tuple(zip(likeliest, their, strict=True)))
-        for token_id, (of_token, their, likeliest) in zip(token_ids, columns, strict=True)
-    ]
+def score(logits_RV: torch.Tensor, token_ids: Sequence[int], top: int) -> list[Drawn]:
+    """How probable given tokens are, one after each row, with the `top` likeliest: for prompts. Waits for the device.
+
+    Rows go through in groups, so that a long prompt needs no second copy of its logits.
+    """
+    found: list[Drawn] = []
+    for start in range(0, len(token_ids), DEVICE_ROWS):
+        logprobs_RV = torch.log_softmax(logits_RV[start : start + DEVICE_ROWS], -1)
+        ids_R1 = to_device(np.array(token_ids[start : start + DEVICE_ROWS], np.int64), logits_RV.device)[:, None]
+        values, ids = logprobs_RV.topk(min(top, logits_RV.shape[1]))
+        columns = logprobs_RV.gather(1, ids_R1)[:, 0].tolist(), values.tolist(), ids.tolist()
+        for token_id, logprob, of_row, ids_of_row in zip(ids_R1[:, 0].tolist(), *columns, strict=True):
+            found.append(Drawn(token_id, logprob, tuple(zip(ids_of_row, of_row, strict=True))))
+    return found
 
 
 def _logprobs(
