@@ -9,11 +9,12 @@ import pytest
 import torch
 from engine_models import MakeEngine, write_tiny_gguf
 
-from midwatch.engine.engine import Engine
-from midwatch.engine.tokenizer import Tokenizer
-from midwatch.engine.transformer import Transformer
-from midwatch.engine.weights import GGUF, read_config
+from midwatch.engine.checkpoint import open_checkpoint
+from midwatch.engine.tokenizer import Tokenizer, open_tokenizer
+from midwatch.engine.transformer import TorchBackend
 from midwatch.settings import EngineSettings
+
+REFERENCE = EngineSettings(threads=1, dtype="float32", quantization="none", kernels="torch", device="cpu")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,22 +24,22 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def smollm2_parts(smollm2_path: Path) -> tuple[Tokenizer, Transformer]:
+def smollm2_parts(smollm2_path: Path) -> tuple[Tokenizer, TorchBackend]:
     """SmolLM2 in float32 without quantized kernels: the reference."""
-    file = GGUF(smollm2_path)
-    config = read_config(file)
-    model = Transformer(file, config, dtype=torch.float32, quantization="none", max_positions=2048)
-    return Tokenizer(file), model
+    checkpoint = open_checkpoint(smollm2_path)
+    backend = TorchBackend(checkpoint, REFERENCE, max_model_len=2048)
+    return open_tokenizer(smollm2_path, checkpoint), backend
 
 
 @pytest.fixture(scope="session")
-def smollm2(smollm2_parts: tuple[Tokenizer, Transformer]) -> MakeEngine:
+def smollm2(smollm2_parts: tuple[Tokenizer, TorchBackend]) -> MakeEngine:
     """Engines over the one loaded SmolLM2, with settings of the test's choice; the default one is shared."""
+    from midwatch.engine.engine import Engine
 
     @functools.cache
     def make(**settings: object) -> Engine:
-        chosen = EngineSettings(threads=1, dtype="float32", quantization="none", **settings)
-        return Engine(*smollm2_parts, chosen, 2048)
+        tokenizer, backend = smollm2_parts
+        return Engine(tokenizer, backend.with_own_pool(), REFERENCE.model_copy(update=settings), 2048)
 
     return make
 
@@ -52,8 +53,9 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_path: Path) -> MakeEngine:
     """Engines over the tiny model, float32."""
+    from midwatch.engine.engine import Engine
 
     def make(**settings: object) -> Engine:
-        return Engine.load(tiny_path, EngineSettings(threads=1, dtype="float32", quantization="none", **settings))
+        return Engine.load(tiny_path, REFERENCE.model_copy(update=settings))
 
     return make

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
 
-from midwatch.engine.engine import Engine
 from midwatch.engine.request import Output, SamplingParams
+
+if TYPE_CHECKING:
+    from midwatch.engine.engine import Engine
 
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-MakeEngine = Callable[..., Engine]
+MakeEngine = Callable[..., "Engine"]
 
 
 def write_tiny_gguf(

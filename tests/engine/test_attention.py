@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from midwatch.engine.attention import causal_mask, fused_attention, self_attention
+from midwatch.engine.attention import attention_mask, fused_attention, self_attention
 from midwatch.engine.norm import RMSNorm
 from midwatch.engine.rope import rotate_, rotation_table
 
@@ -29,17 +29,21 @@ def test_the_fused_path_computes_the_reference_formula(num_tokens: int, length: 
     q = torch.randn(num_tokens, 9, 16, generator=random)
     k = torch.randn(num_kv_heads, length, 16, generator=random)
     v = torch.randn(num_kv_heads, length, 16, generator=random)
-    mask = causal_mask(num_tokens, length, 9, num_kv_heads)
-    fused = fused_attention(q.unflatten(1, (num_kv_heads, -1)), k[None], v[None], mask).flatten(1, 2)
-    torch.testing.assert_close(fused, self_attention(q, k, v), rtol=1e-5, atol=1e-5)
+    for window in (0, 1, 5, length):
+        # A lone token is never masked: keys before its window are left out, as `lay_out` does.
+        first = max(0, length - window) if window and num_tokens == 1 else 0
+        mask = attention_mask(num_tokens, length - first, 9 // num_kv_heads, window)
+        grouped = q.unflatten(1, (num_kv_heads, -1))
+        fused = fused_attention(grouped, k[None, :, first:], v[None, :, first:], mask, scale=0.3).flatten(1, 2)
+        torch.testing.assert_close(fused, self_attention(q, k, v, scale=0.3, window=window), rtol=1e-5, atol=1e-5)
 
 
 def test_a_token_does_not_see_the_future() -> None:
     q, k, v = torch.randn(5, 4, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 8)
-    before = self_attention(q, k, v)
+    before = self_attention(q, k, v, scale=0.5)
     k[:, 3:] = 99.0
     v[:, 3:] = -99.0
-    torch.testing.assert_close(self_attention(q, k, v)[:3], before[:3])
+    torch.testing.assert_close(self_attention(q, k, v, scale=0.5)[:3], before[:3])
 
 
 def test_a_rotation_is_cos_and_sin_of_position_times_frequency() -> None:
@@ -49,9 +53,9 @@ def test_a_rotation_is_cos_and_sin_of_position_times_frequency() -> None:
     rotate_(turned, table[[11]])
     for pair in range(4):
         angle = torch.tensor(11 * 10_000.0 ** (-2 * pair / 8))
-        even, odd = x[..., 2 * pair], x[..., 2 * pair + 1]
-        torch.testing.assert_close(turned[..., 2 * pair], even * angle.cos() - odd * angle.sin())
-        torch.testing.assert_close(turned[..., 2 * pair + 1], even * angle.sin() + odd * angle.cos())
+        first, second = x[..., pair], x[..., pair + 4]
+        torch.testing.assert_close(turned[..., pair], first * angle.cos() - second * angle.sin())
+        torch.testing.assert_close(turned[..., pair + 4], first * angle.sin() + second * angle.cos())
 
 
 def test_the_score_of_rotated_vectors_depends_on_their_distance_alone() -> None:

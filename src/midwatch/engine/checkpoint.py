@@ -15,10 +15,23 @@ backend knows where weights came from:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
+
+from midwatch.errors import ModelError
+
+NORMS = ("final_norm", "attn_norm", "mlp_norm", "post_attn_norm", "post_mlp_norm")
+MAX_LAYERS = 1 << 10
+MAX_HEADS = 1 << 10
+MAX_HEAD_DIM = 1 << 10
+MAX_DIMENSION = (1 << 24) - 1
+MAX_NUMBER = 1e30
+_DAMAGED = "The file is damaged or of another kind; choose another."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +93,108 @@ class Checkpoint(Protocol):
     def check_all_taken(self) -> None:
         """Raise `ModelError` if the file holds tensors that nobody asked for: such a model computes something else."""
         ...
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a GGUF file, or a folder that holds `config.json` and `*.safetensors`.
+
+    Only headers are read. Raises `ModelError` for what is missing, damaged, or of a kind the engine does not run.
+    """
+    if path.is_dir():
+        from midwatch.engine.safetensors_checkpoint import SafetensorsCheckpoint
+
+        return SafetensorsCheckpoint(path)
+    from midwatch.engine.gguf_checkpoint import GGUFCheckpoint
+
+    return GGUFCheckpoint(path)
+
+
+def tensor_shape(config: ModelConfig, name: str) -> tuple[int, int]:
+    """Rows and columns that the config asks of a tensor; a vector has one row. `KeyError` for a name of none."""
+    hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
+    q_rows, kv_rows = config.num_heads * head_dim, config.num_kv_heads * head_dim
+    shapes = {
+        "embedding": (config.vocab_size, hidden),
+        "head": (config.vocab_size, hidden),
+        "q": (q_rows, hidden),
+        "k": (kv_rows, hidden),
+        "v": (kv_rows, hidden),
+        "o": (hidden, q_rows),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+        "q_bias": (1, q_rows),
+        "k_bias": (1, kv_rows),
+        "v_bias": (1, kv_rows),
+        "q_norm": (1, head_dim),
+        "k_norm": (1, head_dim),
+    }
+    shapes.update(dict.fromkeys(NORMS, (1, hidden)))
+    return shapes[name.rpartition(".")[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What a file says of its model, each value checked as it is read. `prefix` stands before every key."""
+
+    path: Path
+    values: Mapping[str, Any]
+    prefix: str = ""
+
+    def get(self, key: str) -> Any:
+        """The value as it is, or None."""
+        return self.values.get(self.prefix + key)
+
+    def whole(self, key: str, default: int | None = None, *, most: int = MAX_DIMENSION) -> int:
+        """A positive whole number. Raises `ModelError` if it is anything else, or missing without a default."""
+        value = self.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+            raise ModelError(
+                f"{self.path}: {self.prefix}{key} is {_short(value)}; a whole number from 1 to {most} is needed.",
+                _DAMAGED,
+            )
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive finite number. Raises `ModelError` as `whole` does."""
+        value = self.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_NUMBER:
+            raise ModelError(
+                f"{self.path}: {self.prefix}{key} is {_short(value)}; a positive number is needed.", _DAMAGED
+            )
+        return float(value)
+
+
+def _short(value: object) -> str:
+    return str(value)[:40]
+
+
+def check_config(config: ModelConfig, path: Path) -> ModelConfig:
+    """The config, if its numbers fit together and are no larger than any model's.
+
+    Raises `ModelError` otherwise, before anything is allocated by them.
+    """
+    limits = {
+        "layers": (config.num_layers, MAX_LAYERS),
+        "context length": (config.context_length, MAX_DIMENSION),
+        "hidden size": (config.hidden_size, MAX_DIMENSION),
+        "intermediate size": (config.intermediate_size, MAX_DIMENSION),
+        "vocabulary": (config.vocab_size, MAX_DIMENSION),
+        "heads": (config.num_heads, MAX_HEADS),
+        "kv heads": (config.num_kv_heads, MAX_HEADS),
+        "head size": (config.head_dim, MAX_HEAD_DIM),
+    }
+    for what, (value, limit) in limits.items():
+        if not 0 < value <= limit:
+            raise ModelError(f"{path}: its {what} is {value}; 1 to {limit} is allowed.", _DAMAGED)
+    if config.num_heads % config.num_kv_heads or config.head_dim % 2:
+        shape = f"{config.num_heads} heads of size {config.head_dim} over {config.num_kv_heads} kv heads"
+        raise ModelError(f"{path}: {shape} do not divide.", _DAMAGED)
+    numbers = (*config.layer_rope_bases, *config.rope_factors, config.attention_scale, config.embedding_scale)
+    if not all(0 < number < math.inf for number in (*numbers, config.norm_eps)):
+        raise ModelError(f"{path}: a rotary base, a scale or an epsilon is no positive number.", _DAMAGED)
+    if len(config.rope_factors) not in (0, config.head_dim // 2):
+        raise ModelError(f"{path}: {len(config.rope_factors)} rotary factors for heads of {config.head_dim}.", _DAMAGED)
+    return config

