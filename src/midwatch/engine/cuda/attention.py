@@ -22,13 +22,13 @@ from midwatch.engine.cuda.attention_kernels import (
     merge_splits_kernel,
     prefill_attention_kernel,
 )
-from midwatch.engine.cuda.kernels import launch_options
+from midwatch.engine.cuda.launch import launch, launch_options
 from midwatch.errors import SettingsError
 
 LOG2_E = math.log2(math.e)
 MAX_SPLITS = 64
-MIN_SPLIT_TOKENS = 128
-PROGRAMS_PER_MULTIPROCESSOR = 6
+MIN_SPLIT_TOKENS = 64
+PROGRAMS_PER_MULTIPROCESSOR = 3
 """Decode programs to aim at for each multiprocessor: enough that uneven lengths even out (see docs/log.md)."""
 
 
@@ -42,7 +42,7 @@ class Tiling:
     rows: int = 0
 
 
-DECODE_TILING = Tiling(tile=64, warps=4, stages=4)
+DECODE_TILING = Tiling(tile=64, warps=2, stages=4)
 PREFILL_TILING = Tiling(tile=64, warps=8, stages=3, rows=128)
 
 
@@ -140,7 +140,7 @@ def decode_attention(
     count = plan.decode_sequences.numel()
     scratch = plan.scratch
     assert plan.splits == 1 or scratch.sums.numel() >= count * num_heads * plan.splits, "scratch is too small"
-    decode_attention_kernel[(num_kv_heads, plan.splits, count)](
+    arguments = (
         queries_TC,
         keys,
         values,
@@ -154,8 +154,14 @@ def decode_attention(
         plan.decode_sequences,
         scale * LOG2_E,
         window,
+        plan.splits,
         plan.tables_SB.stride(0),
         queries_TC.stride(0),
+    )
+    launch(
+        decode_attention_kernel,
+        (num_kv_heads, plan.splits, count),
+        arguments,
         GROUP=group,
         GROUP_PADDED=max(16, triton.next_power_of_2(group)),
         NUM_KV_HEADS=num_kv_heads,
@@ -163,7 +169,7 @@ def decode_attention(
         D_PADDED=triton.next_power_of_2(head_dim),
         PAGE=page,
         TILE=tiling.tile,
-        SPLITS=plan.splits,
+        WHOLE=plan.splits == 1,
         MIN_TILES=max(MIN_SPLIT_TOKENS // tiling.tile, 1),
         PRECISION=precision(keys.dtype),
         EARLY=plan.early,
@@ -172,13 +178,10 @@ def decode_attention(
         **launch_options(plan.early),
     )
     if plan.splits > 1:
-        merge_splits_kernel[(num_heads, count)](
-            scratch.partial,
-            scratch.maxima,
-            scratch.sums,
-            out_THD,
-            plan.starts,
-            plan.decode_sequences,
+        launch(
+            merge_splits_kernel,
+            (num_heads, count),
+            (scratch.partial, scratch.maxima, scratch.sums, out_THD, plan.starts, plan.decode_sequences),
             NUM_HEADS=num_heads,
             D=head_dim,
             D_PADDED=triton.next_power_of_2(head_dim),
@@ -202,7 +205,7 @@ def prefill_attention(
 ) -> None:
     """Attention of the rows of `plan`'s tiles, which `row_tiles` made for `tiling.rows`."""
     _, page, num_kv_heads, head_dim = keys.shape
-    prefill_attention_kernel[(num_kv_heads, plan.tile_sequences.numel())](
+    arguments = (
         queries_TC,
         keys,
         values,
@@ -216,6 +219,11 @@ def prefill_attention(
         window,
         plan.tables_SB.stride(0),
         queries_TC.stride(0),
+    )
+    launch(
+        prefill_attention_kernel,
+        (num_kv_heads, plan.tile_sequences.numel()),
+        arguments,
         GROUP=out_THD.shape[1] // num_kv_heads,
         NUM_KV_HEADS=num_kv_heads,
         D=head_dim,

@@ -26,7 +26,7 @@ def _pages(tables, start, last, PAGE: tl.constexpr, TILE: tl.constexpr):
         return tl.load(tables + tl.minimum(start + tl.arange(0, TILE), last) // PAGE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window", "splits", "table_stride"])
 def decode_attention_kernel(
     queries,
     keys,
@@ -41,6 +41,7 @@ def decode_attention_kernel(
     sequences,
     scale_log2,
     window,
+    splits,
     table_stride,
     query_stride,
     GROUP: tl.constexpr,
@@ -50,12 +51,15 @@ def decode_attention_kernel(
     D_PADDED: tl.constexpr,
     PAGE: tl.constexpr,
     TILE: tl.constexpr,
-    SPLITS: tl.constexpr,
+    WHOLE: tl.constexpr,
     MIN_TILES: tl.constexpr,
     PRECISION: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """One program per (kv head, split, sequence): its share of the keys, for the G query heads of that kv head."""
+    """One program per (kv head, split, sequence): its share of the keys, for the G query heads of that kv head.
+
+    With WHOLE there is one split, and what it computes is the output.
+    """
     head = tl.program_id(0)
     split = tl.program_id(1)
     index = tl.program_id(2)
@@ -65,7 +69,7 @@ def decode_attention_kernel(
     tables += sequence.to(tl.int64) * table_stride
     lowest = tl.where(window > 0, tl.maximum(length - window, 0), 0)
     first = lowest // TILE * TILE
-    tiles = tl.maximum(tl.cdiv(tl.cdiv(length - first, TILE), SPLITS), MIN_TILES)
+    tiles = tl.maximum(tl.cdiv(tl.cdiv(length - first, TILE), splits), MIN_TILES)
     begin = first + split * tiles * TILE
     end = tl.minimum(begin + tiles * TILE, length)
 
@@ -101,12 +105,12 @@ def decode_attention_kernel(
         acc = tl.dot(weights.to(v.dtype), v, acc * factor[:, None], input_precision=PRECISION)
         maximum = highest
 
-    if SPLITS == 1:
+    if WHOLE:
         acc = acc / total[:, None]
         place = out + row * (NUM_KV_HEADS * GROUP * D) + query_head[:, None] * D + d[None, :]
         tl.store(place, acc.to(out.dtype.element_ty), mask=query_mask)
     else:
-        cell = (index.to(tl.int64) * (NUM_KV_HEADS * GROUP) + query_head) * SPLITS + split
+        cell = (index.to(tl.int64) * (NUM_KV_HEADS * GROUP) + query_head) * splits + split
         tl.store(maxima + cell, maximum, mask=g < GROUP)  # -inf where this split has no keys
         tl.store(sums + cell, total, mask=g < GROUP)
         if begin < end:
@@ -200,7 +204,7 @@ def _prefill_tile(
     return highest, total, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window", "table_stride"])
 def prefill_attention_kernel(
     queries,
     keys,

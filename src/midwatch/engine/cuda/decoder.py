@@ -16,7 +16,7 @@ import torch
 from midwatch.engine.checkpoint import ModelConfig
 from midwatch.engine.cuda import kernels
 from midwatch.engine.cuda.attention import Plan, attend
-from midwatch.engine.cuda.linear import FUSED_MAX_ROWS, Linear
+from midwatch.engine.cuda.linear import FEW_ROWS, Linear
 from midwatch.engine.cuda.lora import AdapterBank, AdapterRows
 
 
@@ -83,10 +83,6 @@ class Decoder:
         self.flash = flash
         self.dtype = pool.dtype
 
-    def takes_fused(self, num_tokens: int, step: Step) -> bool:
-        """True if the step goes through the fused kernels."""
-        return num_tokens <= FUSED_MAX_ROWS and step.adapter_rows is None and not self.config.post_norms
-
     def run(self, step: Step, previous_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The residual [T, K] after all layers, and the last sublayer's output where it is not added yet."""
         num_tokens = step.token_ids.shape[0]
@@ -101,7 +97,7 @@ class Decoder:
             self.config.embedding_scale,
             residual_TK,
         )
-        if self.takes_fused(num_tokens, step):
+        if num_tokens <= FEW_ROWS and step.adapter_rows is None and not self.config.post_norms:
             self._run_fused(residual_TK, step)
             return residual_TK, None
         return residual_TK, self._run_plain(residual_TK, step)
@@ -155,25 +151,31 @@ class Decoder:
         return delta_TK
 
     def _run_fused(self, residual_TK: torch.Tensor, step: Step) -> None:
+        """A few rows. With one, norms and the gate ride along too; with more, the library is faster than that."""
         config = self.config
         early = step.plan.early
         num_tokens = residual_TK.shape[0]
         width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        hidden_TK = torch.empty_like(residual_TK)
         qkv_TC = residual_TK.new_empty(num_tokens, width)
         out_THD = residual_TK.new_empty(num_tokens, config.num_heads, config.head_dim)
         act_TI = residual_TK.new_empty(num_tokens, config.intermediate_size)
+        eps = config.norm_eps
         for index, layer in enumerate(self.weights.layers):
-            layer.qkv.fused(residual_TK, qkv_TC, norm_K=layer.attn_norm, eps=config.norm_eps, early=early)
+            if num_tokens == 1:
+                layer.qkv.fused(residual_TK, qkv_TC, norm_K=layer.attn_norm, eps=eps, early=early)
+            else:
+                kernels.add_norm(None, residual_TK, layer.attn_norm, eps, hidden_TK, early=early)
+                qkv_TC = layer.qkv(hidden_TK)
             self._attend(index, layer, qkv_TC, out_THD, step)
             layer.o.fused(out_THD.view(num_tokens, -1), residual_TK, add=True, early=early)
-            layer.gate_up.fused(
-                residual_TK,
-                act_TI,
-                norm_K=layer.mlp_norm,
-                eps=config.norm_eps,
-                activation=config.activation,
-                early=early,
-            )
+            if num_tokens == 1:
+                layer.gate_up.fused(
+                    residual_TK, act_TI, norm_K=layer.mlp_norm, eps=eps, activation=config.activation, early=early
+                )
+            else:
+                kernels.add_norm(None, residual_TK, layer.mlp_norm, eps, hidden_TK, early=early)
+                kernels.activate(layer.gate_up(hidden_TK), act_TI, config.activation, early=early)
             layer.down.fused(act_TI, residual_TK, add=True, early=early)
 
     def _linear(self, index: int, name: str, linear: Linear, x_TK: torch.Tensor, step: Step) -> torch.Tensor:
@@ -197,7 +199,7 @@ class Decoder:
             num_heads=config.num_heads,
             norms=layer.qk_norms,
             eps=config.norm_eps,
-            early=step.plan.early and qkv_TC.shape[0] <= FUSED_MAX_ROWS,
+            early=step.plan.early,
         )
         attend(
             qkv_TC,

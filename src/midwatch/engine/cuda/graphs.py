@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from midwatch.engine.batch import Batch, Forward
+from midwatch.engine.cuda import kernels
 from midwatch.engine.cuda.attention import Plan, Scratch, num_splits
 from midwatch.engine.cuda.decoder import Decoder, Step
 from midwatch.engine.cuda.lora import AdapterRows
@@ -176,4 +177,4 @@ class DecodeGraphs:
         residual_TK, delta_TK = self.decoder.run(step, self.previous_ids)
         hidden_TK = self.decoder.final_norm(residual_TK, delta_TK)
         self.decoder.weights.head.logits(hidden_TK, self.logits[:size])
-        torch.argmax(self.logits[:size], dim=-1, out=self.greedy[:size])
+        kernels.argmax(self.logits[:size], self.greedy[:size])

@@ -15,7 +15,10 @@ import torch
 import triton
 import triton.language as tl
 
+from midwatch.engine.cuda.launch import launch, launch_options
+
 HEADS_PER_PROGRAM = 8
+ARGMAX_BLOCK = 4096
 
 
 def embed(
@@ -30,7 +33,7 @@ def embed(
     num_tokens, columns = out_TK.shape
     block = min(triton.next_power_of_2(columns), 1024)
     grid = (num_tokens, triton.cdiv(columns, block))
-    _embed[grid](token_ids_T, previous_rows_T, previous_ids, table_VK, out_TK, scale, columns, BLOCK=block)
+    launch(_embed, grid, (token_ids_T, previous_rows_T, previous_ids, table_VK, out_TK, scale, columns), BLOCK=block)
 
 
 def add_norm(
@@ -46,14 +49,17 @@ def add_norm(
     """residual += delta (normalised by `post_weight_K` first, if given); out = norm(residual)."""
     rows, columns = residual_TK.shape
     block = triton.next_power_of_2(columns)
-    _add_norm[(rows,)](
+    arrays = (
         residual_TK if delta_TK is None else delta_TK,
         residual_TK,
         weight_K,
         weight_K if post_weight_K is None else post_weight_K,
         out_TK,
-        columns,
-        eps,
+    )
+    launch(
+        _add_norm,
+        (rows,),
+        (*arrays, columns, eps),
         ADD=delta_TK is not None,
         POST=post_weight_K is not None,
         BLOCK=block,
@@ -67,10 +73,10 @@ def activate(gate_up_T2I: torch.Tensor, out_TI: torch.Tensor, activation: str, *
     """out = act(gate) · up, `act` being `silu` or `gelu_tanh`; gate is the first half of a row."""
     rows, columns = out_TI.shape
     block = min(triton.next_power_of_2(columns), 2048)
-    _activate[(rows, triton.cdiv(columns, block))](
-        gate_up_T2I,
-        out_TI,
-        columns,
+    launch(
+        _activate,
+        (rows, triton.cdiv(columns, block)),
+        (gate_up_T2I, out_TI, columns),
         GELU=activation == "gelu_tanh",
         BLOCK=block,
         EARLY=early,
@@ -101,17 +107,10 @@ def rotate_and_store(
     q_parts = triton.cdiv(num_heads, HEADS_PER_PROGRAM)
     kv_parts = triton.cdiv(num_kv_heads, HEADS_PER_PROGRAM)
     q_norm, k_norm = norms or (cos_PD, cos_PD)
-    _rotate_and_store[(qkv_TC.shape[0], q_parts + 2 * kv_parts)](
-        qkv_TC,
-        keys,
-        values,
-        positions_T,
-        slots_T,
-        cos_PD,
-        sin_PD,
-        q_norm,
-        k_norm,
-        eps,
+    launch(
+        _rotate_and_store,
+        (qkv_TC.shape[0], q_parts + 2 * kv_parts),
+        (qkv_TC, keys, values, positions_T, slots_T, cos_PD, sin_PD, q_norm, k_norm, eps),
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=num_kv_heads,
         HALF=head_dim // 2,
@@ -124,9 +123,14 @@ def rotate_and_store(
     )
 
 
-def launch_options(early: bool) -> dict[str, bool]:
-    """The launch attribute of programmatic dependent launch, where it is wanted."""
-    return {"launch_pdl": True} if early else {}
+def argmax(logits_RV: torch.Tensor, out_R: torch.Tensor) -> None:
+    """The index of each row's largest number, the first of equals, int64."""
+    rows, columns = logits_RV.shape
+    parts = triton.cdiv(columns, ARGMAX_BLOCK)
+    values = torch.empty(rows, parts, dtype=torch.float32, device=logits_RV.device)
+    places = torch.empty(rows, parts, dtype=torch.int32, device=logits_RV.device)
+    launch(_argmax_parts, (parts, rows), (logits_RV, values, places, columns), BLOCK=ARGMAX_BLOCK)
+    launch(_argmax, (rows,), (values, places, out_R, parts), BLOCK=triton.next_power_of_2(parts), num_warps=1)
 
 
 @triton.jit
@@ -271,3 +275,24 @@ def _rotate_and_store(
         target = values + slot * NUM_KV_HEADS * D + head[:, None] * D + j[None, :]
         tl.store(target, tl.load(source, mask=mask, other=0.0), mask=mask)
         tl.store(target + HALF, tl.load(source + HALF, mask=mask, other=0.0), mask=mask)
+
+
+@triton.jit
+def _argmax_parts(logits, values, places, columns, BLOCK: tl.constexpr):
+    part = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64)
+    v = part * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(logits + row * columns + v, mask=v < columns, other=-float("inf"))
+    value, place = tl.max(x, 0, return_indices=True)
+    cell = row * tl.num_programs(0) + part
+    tl.store(values + cell, value)
+    tl.store(places + cell, part * BLOCK + place)
+
+
+@triton.jit
+def _argmax(values, places, out, parts, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    part = tl.arange(0, BLOCK)
+    x = tl.load(values + row * parts + part, mask=part < parts, other=-float("inf"))
+    _, best = tl.max(x, 0, return_indices=True)
+    tl.store(out + row, tl.load(places + row * parts + best).to(tl.int64))

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 import triton
 
 from midwatch.engine.cuda.attention import precision
-from midwatch.engine.cuda.kernels import launch_options
+from midwatch.engine.cuda.launch import launch, launch_options
 from midwatch.engine.cuda.linear_kernels import dequantize_kernel, row_kernel, rows_kernel
 
 Bits = Literal[4, 8, 16]
 
-FUSED_MAX_ROWS = 8
-"""Up to so many rows a decode step takes the fused kernels."""
+FEW_ROWS = 16
+"""Up to so many rows our kernels beat the library where they can add to the residual as well."""
 QUANTIZED_MAX_ROWS = 32
 """Up to so many rows quantized weights are unpacked inside the product; above, before it."""
 INT4_GROUP = 32
@@ -38,7 +38,8 @@ class Blocking:
     stages: int
 
 
-ROW_BLOCKING = Blocking(outputs=8, inputs=512, warps=4, stages=1)
+ROW_BLOCKING = Blocking(outputs=8, inputs=256, warps=2, stages=4)
+ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=512, warps=4, stages=4)
 ROWS_BLOCKING = Blocking(outputs=16, inputs=256, warps=2, stages=4)
 
 
@@ -73,7 +74,7 @@ class Linear:
 
     def logits(self, x_MK: torch.Tensor, out_MN: torch.Tensor) -> None:
         """x Wᵀ in float32, not rounded to the weights' dtype in between."""
-        if x_MK.shape[0] <= (FUSED_MAX_ROWS if self.bits == 16 else QUANTIZED_MAX_ROWS):
+        if x_MK.shape[0] <= (FEW_ROWS if self.bits == 16 else QUANTIZED_MAX_ROWS):
             self.fused(x_MK, out_MN)
             return
         weight = self.weight if self.bits == 16 else self.dense(x_MK.dtype)
@@ -102,34 +103,36 @@ class Linear:
         rows, _ = x_MK.shape
         outputs = self.outputs // 2 if activation else self.outputs
         assert out_MN.shape == (rows, outputs) and out_MN.is_contiguous() and x_MK.stride(1) == 1
-        blocking = blocking or (ROW_BLOCKING if rows == 1 else ROWS_BLOCKING)
+        if blocking is None:
+            blocking = ROWS_BLOCKING if rows > 1 else (ROW_ADD_BLOCKING if add else ROW_BLOCKING)
         width = self.inputs // 2 if self.bits == 4 else self.inputs
         block_k = _block_k(width, blocking.inputs, self.group if self.bits < 16 else 16)
         arrays = (x_MK, self.weight, _or(self.scales, x_MK), _or(self.minima, x_MK), _or(norm_K, x_MK))
         arrays += (_or(self.bias, x_MK), out_MN)
-        flags = {
-            "BLOCK_N": blocking.outputs,
-            "BLOCK_K": block_k,
-            "BITS": self.bits,
-            "GROUP": self.group,
-            "NORMED": norm_K is not None,
-            "GATED": activation is not None,
-            "GELU": activation == "gelu_tanh",
-            "BIAS": self.bias is not None,
-            "ADD": add,
-            "EVEN": width % block_k == 0,
-            "EARLY": early,
-            "num_warps": blocking.warps,
-            "num_stages": blocking.stages,
+        few = rows > 1
+        arguments = (*arrays, eps, rows, outputs, self.inputs, x_MK.stride(0)) if few else (*arrays, eps, outputs, self.inputs)
+        launch(
+            rows_kernel if few else row_kernel,
+            (triton.cdiv(outputs, blocking.outputs),),
+            arguments,
+            **({"ROWS": max(8, triton.next_power_of_2(rows))} if few else {}),
+            BLOCK_N=blocking.outputs,
+            BLOCK_K=block_k,
+            BITS=self.bits,
+            GROUP=self.group,
+            NORMED=norm_K is not None,
+            GATED=activation is not None,
+            GELU=activation == "gelu_tanh",
+            BIAS=self.bias is not None,
+            ADD=add,
+            EVEN=width % block_k == 0,
+            **({"PRECISION": precision(x_MK.dtype)} if few else {}),
+            EARLY=early,
+            **({} if few else {"STAGES": blocking.stages}),
+            num_warps=blocking.warps,
+            num_stages=blocking.stages,
             **launch_options(early),
-        }
-        grid = (triton.cdiv(outputs, blocking.outputs),)
-        if rows == 1:
-            row_kernel[grid](*arrays, eps, outputs, self.inputs, STAGES=blocking.stages, **flags)
-            return
-        padded = max(8, triton.next_power_of_2(rows))
-        flags |= {"ROWS": padded, "PRECISION": precision(x_MK.dtype)}
-        rows_kernel[grid](*arrays, eps, rows, outputs, self.inputs, x_MK.stride(0), **flags)
+        )
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The weights as numbers, [N, K]."""
@@ -138,12 +141,10 @@ class Linear:
         out_NK = torch.empty(self.outputs, self.inputs, dtype=dtype, device=self.weight.device)
         width = self.inputs // 2 if self.bits == 4 else self.inputs
         block_k = _block_k(width, 1024, self.group)
-        dequantize_kernel[(self.outputs, triton.cdiv(width, block_k))](
-            self.weight,
-            self.scales,
-            _or(self.minima, self.weight),
-            out_NK,
-            self.inputs,
+        launch(
+            dequantize_kernel,
+            (self.outputs, triton.cdiv(width, block_k)),
+            (self.weight, self.scales, _or(self.minima, self.weight), out_NK, self.inputs),
             BITS=self.bits,
             GROUP=self.group,
             BLOCK_K=block_k,

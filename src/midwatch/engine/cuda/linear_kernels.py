@@ -68,7 +68,7 @@ def _input(x, norm, m, start, K, rows, width, stride, BLOCK_K: tl.constexpr, NOR
         return tile, tl.zeros([m.shape[0]], tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def rows_kernel(
     x,
     weight,

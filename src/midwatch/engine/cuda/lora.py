@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from midwatch.engine.checkpoint import ModelConfig
+from midwatch.engine.cuda.launch import launch
 from midwatch.engine.lora import Adapter
 from midwatch.errors import ModelError
 
@@ -96,13 +97,23 @@ class AdapterBank:
         num_rows, inputs = x_TK.shape
         parts = len(stack.ends)
         low = torch.empty(num_rows, parts * self.rank, dtype=torch.float32, device=x_TK.device)
-        _shrink[(num_rows, parts)](
-            x_TK, stack.a, low, rows.slots_T, inputs, x_TK.stride(0), PARTS=parts, RANK=self.rank, BLOCK=128
+        launch(
+            _shrink,
+            (num_rows, parts),
+            (x_TK, stack.a, low, rows.slots_T, inputs, x_TK.stride(0)),
+            PARTS=parts,
+            RANK=self.rank,
+            BLOCK=128,
         )
         outputs = y_TN.shape[1]
         ends = (*stack.ends, outputs, outputs)
-        _expand[(num_rows, triton.cdiv(outputs, 128))](
-            low, stack.b, y_TN, rows.slots_T, outputs, ends[0], ends[1], PARTS=parts, RANK=self.rank, BLOCK=128
+        launch(
+            _expand,
+            (num_rows, triton.cdiv(outputs, 128)),
+            (low, stack.b, y_TN, rows.slots_T, outputs, ends[0], ends[1]),
+            PARTS=parts,
+            RANK=self.rank,
+            BLOCK=128,
         )
 
     def _check(self, adapter: Adapter) -> None:
