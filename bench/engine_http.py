@@ -23,8 +23,8 @@ from pathlib import Path
 
 import aiohttp
 import orjson
-from llama_cpp import LlamaCpp
 
+from llama_cpp import LlamaCpp
 from midwatch import results, settings
 from midwatch.engine import hub
 from midwatch.engine.cores import usable_cores
