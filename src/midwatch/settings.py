@@ -172,6 +172,11 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of the store; None means SQLite in `state_dir`."""
 
     @property
+    def kernel_dir(self) -> Path:
+        """Where the engine's compiled C step is kept."""
+        return self.cache_dir / "kernels"
+
+    @property
     def resolved_database_url(self) -> str:
         """The store's URL, with the default filled in."""
         return self.database_url or f"sqlite:///{self.state_dir / 'midwatch.db'}"

@@ -39,7 +39,13 @@ def sequence(
 
 
 def make(
-    num_blocks: int = 1000, block_size: int = 4, *, seqs: int = 4, budget: int = 16, watermark: float = 0.0, explain=None
+    num_blocks: int = 1000,
+    block_size: int = 4,
+    *,
+    seqs: int = 4,
+    budget: int = 16,
+    watermark: float = 0.0,
+    explain=None,
 ) -> Scheduler:
     return Scheduler(
         BlockPool(num_blocks, block_size),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from midwatch.engine.batch import Backend
-from midwatch.engine.lora import read_adapter
 from midwatch.errors import RequestError
 
 
@@ -66,6 +65,8 @@ class AdapterTable:
             raise RequestError(
                 f"All {self._max} adapter slots are taken.", "Unload one, or raise engine.max_adapters.", status=409
             )
+        from midwatch.engine.lora import read_adapter
+
         adapter = read_adapter(path, self._backend.config, name)
         slot = self._free[-1]
         self._backend.load_adapter(slot, adapter)

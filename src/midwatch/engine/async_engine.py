@@ -85,7 +85,7 @@ class AsyncEngine:
         priority: int = 0,
         deadline_s: float | None = None,
     ) -> AsyncGenerator[Output, None]:
-        """Yield the outputs of one request until all its answers have a `finish_reason`; `Output.index` tells them apart.
+        """Yield the outputs of one request until each of its answers has a `finish_reason`; `Output.index` tells which.
 
         The first `__anext__` raises `RequestError` for a request that cannot be served (400), an unknown adapter (404)
         or a full queue (429), and `ProviderError` if the engine has stopped. Closing the iterator, or cancelling the
@@ -98,7 +98,12 @@ class AsyncEngine:
                 yield output
 
     async def embed(
-        self, prompt_ids: Sequence[int], pooling: Pooling = "mean", *, adapter: str | None = None, normalize: bool = True
+        self,
+        prompt_ids: Sequence[int],
+        pooling: Pooling = "mean",
+        *,
+        adapter: str | None = None,
+        normalize: bool = True,
     ) -> Output:
         """One output whose `embedding` is the pooled hidden state after the final norm, of length 1 if normalized."""
         options = {"adapter": adapter, "pooling": pooling}

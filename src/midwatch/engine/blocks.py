@@ -233,9 +233,7 @@ class BlockPool:
         states = []
         for block in self._blocks:
             known = block.key is not None
-            state: Literal["free", "cached", "used"] = (
-                "used" if block.id in holders else "cached" if known else "free"
-            )
+            state: Literal["free", "cached", "used"] = "used" if block.id in holders else "cached" if known else "free"
             states.append(
                 BlockState(
                     state=state,
@@ -244,9 +242,7 @@ class BlockPool:
                     age_steps=self.step - block.since_step,
                 )
             )
-        return BlockMap(
-            block_size=self.block_size, num_blocks=self.num_blocks, step=self.step, blocks=tuple(states)
-        )
+        return BlockMap(block_size=self.block_size, num_blocks=self.num_blocks, step=self.step, blocks=tuple(states))
 
     def check_integrity(self) -> None:
         """Assert that every block is free or held as often as tables say, and that lists and counts agree."""

@@ -154,10 +154,14 @@ class Output:
     character. `token_ids` are the step's new tokens (several where a grammar forced some), and `logprobs` runs beside
     them if it was asked for, else it is empty. The end-of-turn or stop token is counted in `completion_tokens` but
     not listed. `finish_reason` is None until the last output: `stop` (end of turn, stop string or token, or a whole
-    JSON value), `length` (`max_tokens` or the end of the context), or `error` (the grammar's parser hit its limits).
+    JSON value), `length` (`max_tokens` or the end of the context), `deadline` (its time was up), or `error` (the
+    grammar's parser hit its limits). `index` says which of n answers this is. `cached_tokens`: tokens of the prompt
+    whose keys and values were already there. `prompt_logprobs`, if asked for, comes with the first output of answer 0:
+    None for the first token, then one entry per token of the prompt. `embedding` answers an embedding request.
     """
 
     request_id: int
+    index: int = 0
     text_delta: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = field(default=())
