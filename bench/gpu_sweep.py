@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from triton.testing import do_bench
 
+from gpu_kernels import DIM, HEADS, KV_HEADS, decode_case
 from midwatch.engine.cuda import attention, linear
-from midwatch.engine.cuda.attention import Plan, Scratch, Tiling
+from midwatch.engine.cuda.attention import Plan, Tiling
 from midwatch.engine.cuda.linear import Blocking, Linear
 
-HEADS, KV_HEADS, DIM = 32, 8, 128
 PART = os.environ.get("SWEEP_PART", "")
 _turn = 0
 SHAPES = {  # Llama-3-8B: outputs, inputs, what the fused kernel does besides
@@ -116,26 +116,6 @@ def linears() -> None:
             print(f"{name:8s} M={m:<3d} cuBLAS {library:.1f} us {gb / library:.0f} GB/s | {best} | worst {worst}"
                   f" | best {gb / found[0][0]:.0f} GB/s", flush=True)  # fmt: skip
         del layers
-
-
-def decode_case(batch: int, context: int, page: int, splits: int) -> tuple[torch.Tensor, torch.Tensor, Plan]:
-    """Queries, a pool, and the plan of one decode step over shuffled pages."""
-    pages = -(-context // page)
-    pool = torch.randn(2, batch * pages, page, KV_HEADS, DIM, dtype=torch.bfloat16, device="cuda")
-    queries = torch.randn(batch, HEADS * DIM, dtype=torch.bfloat16, device="cuda")
-    numbers = torch.arange(batch + 1, dtype=torch.int32, device="cuda")
-    plan = Plan(
-        tables_SB=torch.randperm(batch * pages, device="cuda").int().view(batch, pages),
-        starts=numbers,
-        lengths_S=torch.full((batch,), context, dtype=torch.int32, device="cuda"),
-        decode_sequences=numbers[:batch],
-        tile_sequences=numbers[:0],
-        tile_firsts=numbers[:0],
-        splits=splits,
-        scratch=Scratch.make(batch * HEADS * splits, DIM, torch.device("cuda")),
-        max_length=context,
-    )
-    return queries, pool, plan
 
 
 def decode() -> None:
