@@ -1,6 +1,6 @@
 """Time the CUDA kernels under many tilings on this GPU: where the defaults in `engine/cuda/` come from.
 
-    python bench/gpu_sweep.py [linear] [decode] [prefill]
+    python bench/gpu_sweep.py [linear] [quantized] [decode] [prefill]
 
 Prints one line per shape and tiling, and writes nothing else. Linear layers are timed as a chain of recorded launches
 over different weights, as a decode step runs them; attention as vLLM's probe does, one launch at a time.
@@ -118,6 +118,41 @@ def linears() -> None:
         del layers
 
 
+def quantized() -> None:
+    """Every blocking for weights in eight and in four bits, beside plain ones through cuBLAS."""
+    row = [(8, 256, 2, 4), (8, 512, 4, 4), (4, 512, 4, 1), (8, 512, 4, 1), (4, 1024, 4, 1), (16, 256, 4, 3), (4, 512, 2, 4)]
+    rows = [(16, 256, 2, 4), (16, 128, 1, 4), (32, 128, 2, 4), (64, 128, 4, 3), (32, 256, 4, 3), (64, 64, 4, 4)]
+    rows += [(128, 64, 4, 3), (64, 128, 8, 3)]
+    bits: tuple[linear.Bits, ...] = (8, 4)
+    for kind in bits:
+        for name in ("gate_up", "down"):
+            outputs, inputs, extra = SHAPES[name]
+            plain = [random_linear(outputs, inputs) for _ in range(3)]
+            layers = [random_linear(outputs, inputs, kind) for _ in range(8)]
+            norm = torch.ones(inputs, device="cuda")
+            for m in (1, 8, 16, 32):
+                x = torch.randn(m, inputs, dtype=torch.bfloat16, device="cuda")
+                out = torch.empty(m, outputs // 2 if extra == "gate" else outputs, dtype=torch.bfloat16, device="cuda")
+                library = chain_us([lambda layer=layer: layer(x) for layer in plain])
+                before = chain_us([lambda layer=layer: layer.dense(torch.bfloat16) for layer in layers])
+                found = []
+                for sizes in row if m == 1 else rows:
+                    blocking = Blocking(outputs=sizes[0], inputs=sizes[1], warps=sizes[2], stages=sizes[3])
+                    options = {"blocking": blocking, "add": extra == "add"}
+                    if extra == "gate":
+                        options |= {"norm_K": norm, "eps": 1e-5, "activation": "silu"}
+                    try:
+                        us = chain_us([lambda layer=layer, o=options: layer.fused(x, out, **o) for layer in layers])
+                    except Exception as error:
+                        print("  failed", kind, name, m, sizes, type(error).__name__, str(error)[:80])
+                        continue
+                    found.append((us, sizes))
+                found.sort()
+                best = ", ".join(f"{sizes} {us:.1f}" for us, sizes in found)
+                print(f"int{kind} {name:8s} M={m:<3d} bf16 {library:.1f} us, unpacking {before:.1f} us | {best}"
+                      f" | best {layers[0].num_bytes / found[0][0] / 1e3:.0f} GB/s", flush=True)  # fmt: skip
+
+
 def decode() -> None:
     """Every tiling and number of splits, GB/s of keys and values."""
     tilings = [(64, 4, 3), (64, 4, 4), (64, 2, 4), (64, 8, 4), (128, 4, 3), (128, 8, 3), (32, 4, 5), (32, 2, 5), (32, 1, 5)]
@@ -185,9 +220,9 @@ def prefill() -> None:
 def main() -> None:
     """Run the sweeps named on the command line, or all of them."""
     print(torch.cuda.get_device_name(0))
-    for work in sys.argv[1:] or ("linear", "decode", "prefill"):
+    for work in sys.argv[1:] or ("linear", "quantized", "decode", "prefill"):
         begin = time.perf_counter()
-        {"linear": linears, "decode": decode, "prefill": prefill}[work]()
+        {"linear": linears, "quantized": quantized, "decode": decode, "prefill": prefill}[work]()
         print(f"-- {work}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 

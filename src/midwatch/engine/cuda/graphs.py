@@ -175,6 +175,6 @@ class DecodeGraphs:
     def _compute(self, step: Step) -> None:
         size = step.token_ids.shape[0]
         residual_TK, delta_TK = self.decoder.run(step, self.previous_ids)
-        hidden_TK = self.decoder.final_norm(residual_TK, delta_TK)
-        self.decoder.weights.head.logits(hidden_TK, self.logits[:size])
+        hidden_TK = self.decoder.final_norm(residual_TK, delta_TK, early=self.early)
+        self.decoder.weights.head.logits(hidden_TK, self.logits[:size], early=self.early)
         kernels.argmax(self.logits[:size], self.greedy[:size])

@@ -135,7 +135,7 @@ def argmax(logits_RV: torch.Tensor, out_R: torch.Tensor) -> None:
 
 @triton.jit
 def wait_for_predecessor(EARLY: tl.constexpr):
-    """Let the next kernel start, then wait until the kernel before this one has written everything."""
+    """Wait until the kernel before this one has written everything; the next one may begin to wait for us."""
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()

@@ -36,6 +36,8 @@ class Blocking:
     inputs: int
     warps: int
     stages: int
+    prefetch: int = 0
+    """Codes of each row to ask for while the kernel before is still running; a power of two."""
 
 
 ROW_BLOCKING = Blocking(outputs=8, inputs=256, warps=2, stages=4)
@@ -72,10 +74,10 @@ class Linear:
             return out_MN
         return F.linear(x_MK, self.dense(x_MK.dtype), self.bias)
 
-    def logits(self, x_MK: torch.Tensor, out_MN: torch.Tensor) -> None:
+    def logits(self, x_MK: torch.Tensor, out_MN: torch.Tensor, *, early: bool = False) -> None:
         """x Wᵀ in float32, not rounded to the weights' dtype in between."""
         if x_MK.shape[0] <= (FEW_ROWS if self.bits == 16 else QUANTIZED_MAX_ROWS):
-            self.fused(x_MK, out_MN)
+            self.fused(x_MK, out_MN, early=early)
             return
         weight = self.weight if self.bits == 16 else self.dense(x_MK.dtype)
         if x_MK.is_cuda and x_MK.dtype is not torch.float32:
@@ -128,6 +130,7 @@ class Linear:
             EVEN=width % block_k == 0,
             **({"PRECISION": precision(x_MK.dtype)} if few else {}),
             EARLY=early,
+            PREFETCH=min(blocking.prefetch, width) if early else 0,
             **({} if few else {"STAGES": blocking.stages}),
             num_warps=blocking.warps,
             num_stages=blocking.stages,

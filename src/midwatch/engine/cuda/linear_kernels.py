@@ -16,6 +16,16 @@ from midwatch.engine.cuda.kernels import gated, wait_for_predecessor
 
 
 @triton.jit
+def _prefetch(weight, n, width, COLUMNS: tl.constexpr, BITS: tl.constexpr):
+    """Ask for the first `COLUMNS` codes of some rows to be brought near (into L2), while there is nothing to do yet."""
+    LINE: tl.constexpr = 64 if BITS == 16 else 128
+    place = weight + n[:, None] * width + (tl.arange(0, COLUMNS // LINE) * LINE)[None, :]
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [place], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
 def _spread(numbers, n, group, inside, groups, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr):
     """A scale or minimum per weight of a tile, from one per group: [BLOCK_N, BLOCK_K], float32."""
     g = group + tl.arange(0, BLOCK_K // GROUP)
@@ -95,6 +105,7 @@ def rows_kernel(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     EARLY: tl.constexpr,
+    PREFETCH: tl.constexpr,
 ):
     """out[m, n] for BLOCK_N outputs n of all rows; the product is transposed, so that weights fill the matrix unit."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -104,6 +115,10 @@ def rows_kernel(
     acc_up = tl.zeros([BLOCK_N, ROWS], tl.float32)
     square = tl.zeros([ROWS], tl.float32)
     width = K // 2 if BITS == 4 else K
+    if EARLY and PREFETCH > 0:
+        _prefetch(weight, n_inside, width, PREFETCH, BITS)
+        if GATED:
+            _prefetch(weight, n_inside + N, width, PREFETCH, BITS)
     wait_for_predecessor(EARLY)
     for start in range(0, width, BLOCK_K):
         low, low_square = _input(x, norm, m, start, K, rows, width, stride, BLOCK_K, NORMED, EVEN)
@@ -161,6 +176,7 @@ def row_kernel(
     ADD: tl.constexpr,
     EVEN: tl.constexpr,
     EARLY: tl.constexpr,
+    PREFETCH: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """The same for one row."""
@@ -171,6 +187,10 @@ def row_kernel(
     acc_up = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     square = tl.zeros([1], tl.float32)
     width = K // 2 if BITS == 4 else K
+    if EARLY and PREFETCH > 0:
+        _prefetch(weight, n_inside, width, PREFETCH, BITS)
+        if GATED:
+            _prefetch(weight, n_inside + N, width, PREFETCH, BITS)
     wait_for_predecessor(EARLY)
     for start in tl.range(0, width, BLOCK_K, num_stages=STAGES):
         low, low_square = _input(x, norm, one, start, K, 1, width, 0, BLOCK_K, NORMED, EVEN)
