@@ -3,9 +3,9 @@
     python bench/paging.py [--rounds 5]
 
 Claim: paging wastes half a block for each sequence. A sequence of L tokens leaves (-L) mod B slots of its last block
-empty; over many lengths that is (B - 1) / 2 on average (Kwon et al., arXiv 2309.06180, section 4). Smaller blocks waste
-less and share longer beginnings; larger ones make shorter tables. The measured waste is read from the pool's own gauge
-while sequences of random lengths are alive; the speed is decode at batch 8 on the C step, sizes in turn, round by round.
+empty; over many lengths that is (B - 1) / 2 on average (Kwon et al., arXiv 2309.06180, section 4). Small blocks waste
+less and share longer beginnings; large ones make shorter tables. The measured waste is read from the pool's own gauge
+while sequences of random lengths are alive; the speed is decode at batch 8, sizes in turn, round by round.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def main() -> None:
     path = hub.resolve(configured.engine.model, configured.cache_dir)
     engines = {
         size: Engine.load(
-            path, EngineSettings(block_size=size, kv_cache_mib=256, max_model_len=4096), kernel_dir=configured.kernel_dir
+            path,
+            EngineSettings(block_size=size, kv_cache_mib=256, max_model_len=4096),
+            kernel_dir=configured.kernel_dir,
         )
         for size in SIZES
     }
@@ -84,7 +86,7 @@ def main() -> None:
         for size in SIZES:
             waste[size].append(measure_waste(size, turn))
             speed[size].append(decode_tokens_per_s(engines[size], turn))
-        print(f"round {turn + 1}: {({size: round(values[-1]) for size, values in speed.items()})}", flush=True)
+        print(f"round {turn + 1}: { ({size: round(values[-1]) for size, values in speed.items()}) }", flush=True)
     rows = []
     for size in SIZES:
         predicted, found = predict_waste(size), [empty for empty, _ in waste[size]]
@@ -110,7 +112,7 @@ def main() -> None:
                 "tokens/s",
                 peer="blocks of 16" if size != 16 else None,
                 peer_samples=speed[16] if size != 16 else (),
-                note=f"backend {engines[size].backend.name}; contexts of {PROMPT_TOKENS} to {PROMPT_TOKENS + NEW_TOKENS}",
+                note=f"backend {engines[size].backend.name}; {PROMPT_TOKENS} prompt + {NEW_TOKENS} new tokens",
             )
         )
     results.write(given.out, rows, seed=0)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from midwatch.copilot.evidence import MAX_BUDGET_TOKENS, MAX_SHOWN_CHARS, build_evidence, defang, render
 from midwatch.copilot.model import Case, Evidence
 from midwatch.copilot.tokens import estimate_tokens
-from midwatch.engine.tokenizer import Tokenizer
-from midwatch.engine.weights import GGUF
+from midwatch.engine.tokenizer import open_tokenizer
 
 LOGHUB = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "loghub"
 
@@ -147,7 +146,7 @@ def test_entities_come_from_the_lines_and_the_alert() -> None:
 
 
 def test_the_token_estimate_is_an_upper_bound(smollm2_path: Path) -> None:
-    tokenizer = Tokenizer(GGUF(smollm2_path))
+    tokenizer = open_tokenizer(smollm2_path)
     lines = haystack(200) + [
         f"{chr(0x4E00 + i)}{chr(0x416 + i % 30)} {i:x} qzx-{i} <>&%$ {'=' * (i % 9)}" for i in range(50)
     ]
@@ -160,7 +159,7 @@ def test_the_token_estimate_is_an_upper_bound(smollm2_path: Path) -> None:
 
 
 def test_the_shown_block_costs_what_the_evidence_says_at_most(smollm2_path: Path) -> None:
-    tokenizer = Tokenizer(GGUF(smollm2_path))
+    tokenizer = open_tokenizer(smollm2_path)
     lines = haystack(500)
     lines[77] = (
         "ERROR panic: runtime error: index out of range [5] with length 3 at 0xc000123456 pod api-7f9d6b5c4-x2x9z"

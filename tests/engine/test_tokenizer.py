@@ -9,9 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from midwatch.engine.chat_template import ChatTemplate
-from midwatch.engine.tokenizer import Detokenizer, Tokenizer
+from midwatch.engine.tokenizer import Detokenizer, Tokenizer, open_tokenizer
 from midwatch.engine.transformer import TorchBackend
-from midwatch.engine.weights import GGUF
 from midwatch.errors import ModelError, RequestError
 
 IM_START, IM_END = 1, 2
@@ -217,7 +216,7 @@ def test_a_template_of_the_usual_kind_works() -> None:
 
 
 def test_a_model_without_a_template_says_so(tmp_path: Path) -> None:
-    plain = Tokenizer(GGUF(write_tiny_gguf(tmp_path / "plain.gguf", template=None)))
+    plain = open_tokenizer(write_tiny_gguf(tmp_path / "plain.gguf", template=None))
     assert plain.decode(plain.encode("abc")) == "abc"
     with pytest.raises(ModelError, match="no chat template"):
         plain.chat_prompt([{"role": "user", "content": "x"}])

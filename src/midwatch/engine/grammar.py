@@ -93,17 +93,12 @@ class GrammarCompiler:
 
     def _vocabulary(self, *, for_trial: bool = False) -> Vocabulary:
         tokenizer = self._tokenizer
-
-        def encode(text: str) -> list[int]:
-            ids: list[int] = tokenizer.backend.encode(text, add_special_tokens=False).ids
-            return ids
-
         return Vocabulary(
             tokens=[tokenizer.token_bytes(index) for index in range(tokenizer.vocab_size)],
             eos_ids=sorted(tokenizer.eos_ids),
             bos_token_id=tokenizer.bos_id,
             special_token_ids=sorted(tokenizer.control_ids),
-            encode=None if for_trial else encode,
+            encode=None if for_trial else tokenizer.spell,
         )
 
 

@@ -19,53 +19,53 @@ def lay_out(chunks: Ids[Chunk], pool: BlockPool, previous_rows: Mapping[int, int
     after it; and for every row of a prompt that is scored. `previous_rows` says, by sequence id, which draw of the step
     in flight gives a pending token.
     """
-    counts = np.array([chunk.num_tokens for chunk in chunks], dtype=np.int32)
-    begins = np.array([chunk.start for chunk in chunks], dtype=np.int32)
-    starts = np.zeros(len(chunks) + 1, dtype=np.int32)
-    np.cumsum(counts, out=starts[1:])
-    sequence_T = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
-    positions = np.arange(starts[-1], dtype=np.int32) - starts[:-1][sequence_T] + begins[sequence_T]
-    tables = _tables(chunks, pool)
     size = pool.block_size
-    slots = tables[sequence_T, positions // size] * size + positions % size
-
+    tables = [pool.table(chunk.sequence.id) for chunk in chunks]
+    starts, lengths, adapters = [0], [], []
     token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
     logit_rows: list[int] = []
     wants_hidden = False
-    for chunk, start in zip(chunks, starts.tolist(), strict=False):
-        sequence, end = chunk.sequence, chunk.start + chunk.num_tokens
-        token_ids += sequence.token_ids[chunk.start : end]
-        if chunk.num_drafts:
-            token_ids += sequence.draft_ids[: chunk.num_drafts]
+    for chunk, table in zip(chunks, tables, strict=True):
+        sequence, begin, count, drafts = chunk.sequence, chunk.start, chunk.num_tokens, chunk.num_drafts
+        row, end = starts[-1], begin + count
+        starts.append(row + count)
+        lengths.append(end)
+        adapters.append(sequence.adapter_slot)
+        token_ids += sequence.token_ids[begin:end]
+        if drafts:
+            token_ids += sequence.draft_ids[:drafts]
+        positions += range(begin, end)
+        slots += [table[place // size] * size + place % size for place in range(begin, end)]
         wants_hidden |= sequence.pooling is not None
         if sequence.params.prompt_logprobs is not None and sequence.wants_all_rows:
-            logit_rows += range(start, start + chunk.num_tokens)
+            logit_rows += range(row, row + count)
         elif chunk.reaches_end and sequence.pooling is None:
-            logit_rows += range(start + chunk.num_tokens - 1 - chunk.num_drafts, start + chunk.num_tokens)
+            logit_rows += range(row + count - 1 - drafts, row + count)
 
     previous: Int32 | None = None
     if previous_rows:
         previous = np.full(len(token_ids), -1, dtype=np.int32)
-        for chunk, end in zip(chunks, starts[1:].tolist(), strict=True):
+        for chunk, end in zip(chunks, starts[1:], strict=True):
             if token_ids[end - 1] == FROM_PREVIOUS:
                 previous[end - 1] = previous_rows[chunk.sequence.id]
     return Batch(
         token_ids=np.array(token_ids, dtype=np.int32),
-        positions=positions,
-        slots=slots,
-        starts=starts,
-        lengths=begins + counts,
-        block_tables=tables,
+        positions=np.array(positions, dtype=np.int32),
+        slots=np.array(slots, dtype=np.int32),
+        starts=np.array(starts, dtype=np.int32),
+        lengths=np.array(lengths, dtype=np.int32),
+        block_tables=_padded(tables),
         logit_rows=np.array(logit_rows, dtype=np.int32),
-        adapters=np.array([chunk.sequence.adapter_slot for chunk in chunks], dtype=np.int32),
+        adapters=np.array(adapters, dtype=np.int32),
         previous_rows=previous,
         want_hidden=wants_hidden,
     )
 
 
-def _tables(chunks: Ids[Chunk], pool: BlockPool) -> Int32:
-    rows = [pool.table(chunk.sequence.id) for chunk in chunks]
-    tables = np.zeros((len(rows), max(map(len, rows))), dtype=np.int32)
-    for row, table in zip(tables, rows, strict=True):
+def _padded(tables: Ids[list[int]]) -> Int32:
+    padded = np.zeros((len(tables), max(map(len, tables))), dtype=np.int32)
+    for row, table in zip(padded, tables, strict=True):
         row[: len(table)] = table
-    return tables
+    return padded
