@@ -8,7 +8,6 @@ from midwatch.engine.request import EngineStats
 from midwatch.serving.host import Host
 from midwatch.serving.metrics import Metrics
 
-
 NAMES = {
     "num_requests_running",
     "num_requests_waiting",
