@@ -6,7 +6,7 @@ import torch
 from engine_models import MakeEngine
 
 from midwatch.engine import benchmarks
-from midwatch.engine.benchmarks import Percentiles
+from midwatch.engine.percentiles import Percentiles
 
 
 def test_percentiles_are_of_the_samples() -> None:

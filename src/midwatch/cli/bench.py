@@ -12,8 +12,9 @@ import typer
 from midwatch.errors import SettingsError
 
 if TYPE_CHECKING:
-    from midwatch.engine.benchmarks import Percentiles, Roofline
+    from midwatch.engine.benchmarks import Roofline
     from midwatch.engine.engine import Engine
+    from midwatch.engine.percentiles import Percentiles
 
 MODEL = Annotated[str | None, typer.Option(help="pypi:NAME, hf:ORG/NAME or a path; the settings' model if absent.")]
 PROMPT = Annotated[str, typer.Option(help="Tokens of a prompt: a number, or LEAST-MOST to draw from.")]

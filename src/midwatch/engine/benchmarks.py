@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from midwatch.engine.percentiles import Percentiles
 from midwatch.engine.request import SamplingParams
 
 if TYPE_CHECKING:
@@ -26,25 +27,6 @@ if TYPE_CHECKING:
 CPU_PROBE_BYTES = 256 << 20
 CUDA_PROBE_BYTES = 4 << 30
 PROBE_S = 0.6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Percentiles:
-    """Of samples: the least, the middle, and what 95 and 99 of a hundred do not exceed."""
-
-    least: float
-    p50: float
-    p95: float
-    p99: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Percentiles:
-        """By linear interpolation; all 0 without samples."""
-        if len(samples) < 2:
-            only = samples[0] if samples else 0.0
-            return cls(least=only, p50=only, p95=only, p99=only)
-        cuts = statistics.quantiles(samples, n=100, method="inclusive")
-        return cls(least=min(samples), p50=cuts[49], p95=cuts[94], p99=cuts[98])
 
 
 @dataclass(frozen=True, kw_only=True)

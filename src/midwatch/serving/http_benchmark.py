@@ -1,7 +1,7 @@
 """Measure any OpenAI-compatible server from outside: so many clients at a time, each its next request when it may.
 
 Clients stream `/v1/completions` with prompts of random ids and count tokens by what the server says they were. Ours and
-vLLM understand `ignore_eos`, so that answers have the length that was asked for. It imports no engine.
+vLLM understand `ignore_eos`, so that answers have the length that was asked for. The engine itself is not loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from midwatch.engine.benchmarks import Percentiles
+from midwatch.engine.percentiles import Percentiles
 from midwatch.errors import ProviderError
 
 LOWEST_ID, HIGHEST_ID = 1000, 9999
