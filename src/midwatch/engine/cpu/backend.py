@@ -42,7 +42,7 @@ _WRONG = {
     5: "a length is less than the new tokens, or more than the context or the block table holds",
     6: "a block is outside the pool",
     7: "the rows with logits are not ascending rows of the step",
-    8: "an adapter's slot is outside the table",
+    8: "no adapter is loaded in a slot that a sequence names",
 }
 
 
@@ -82,7 +82,8 @@ class CpuBackend:
         self._adapters: dict[int, list[Float32]] = {}
         self._loras = (CLora * max(1, settings.max_adapters * config.num_layers * len(LORA_LINEARS)))()
         self._model.loras = ctypes.addressof(self._loras)
-        self._model.num_slots = settings.max_adapters
+        self._loaded = np.zeros(max(1, settings.max_adapters), dtype=np.uint8)
+        self._model.loaded, self._model.num_slots = self._loaded.ctypes.data, settings.max_adapters
         self._batch = CBatch()
         self._logits_RV = torch.empty(settings.max_num_seqs, config.vocab_size)
         self._greedy_R = torch.empty(settings.max_num_seqs, dtype=torch.int64)
@@ -231,6 +232,7 @@ class CpuBackend:
             )
         self.unload_adapter(slot)
         kept = self._adapters[slot] = []
+        self._loaded[slot] = 1
         for (layer, linear), pair in adapter.pairs.items():
             rank, columns = pair.a.shape
             a = np.zeros((rank, up_to(columns, GROUP)), dtype=np.float32)
@@ -244,6 +246,7 @@ class CpuBackend:
     def unload_adapter(self, slot: int) -> None:
         """Forget the adapter of a slot; an empty slot is fine."""
         if self._adapters.pop(slot, None) is not None:
+            self._loaded[slot] = 0
             for layer in range(self.config.num_layers):
                 for linear in LORA_LINEARS:
                     self._loras[self._lora_place(slot, layer, linear)] = CLora()
