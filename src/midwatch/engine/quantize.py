@@ -155,10 +155,12 @@ def dequantize(tensor: BlockTensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _dequantize_by_library(tensor: BlockTensor, dtype: torch.dtype) -> torch.Tensor:
     import gguf
+    import numpy as np
 
     kind = gguf.GGMLQuantizationType[tensor.ggml_type]
     try:
-        values = gguf.quants.dequantize(tensor.blocks.numpy(), kind)
+        with np.errstate(all="ignore"):  # scales that are no numbers are the file's affair
+            values = gguf.quants.dequantize(tensor.blocks.numpy(), kind)
     except NotImplementedError:
         raise ModelError(
             f"Tensor {tensor.name} is of type {tensor.ggml_type}, which cannot be dequantized.",
