@@ -57,6 +57,10 @@ class EngineSettings(_Section):
     """Tokens to draft per step by looking the last ones up in the text so far (n-gram speculation); 0 drafts none."""
     max_adapters: int = Field(default=8, ge=0, le=256)
     """LoRA adapters that may be loaded at the same time."""
+    adapters: dict[str, Path] = Field(default_factory=dict)
+    """LoRA adapters to load at the start, in peft's layout: name that requests ask for, and folder."""
+    adapter_dir: Path | None = None
+    """Folder below which adapters may be loaded while the server runs; None allows none."""
     attention: Literal["auto", "triton", "fa3"] = "auto"
     """Attention kernels on CUDA; `fa3` needs the package `flash_attn_interface`, `auto` takes it if it imports."""
     max_num_seqs: int = Field(default=16, ge=1, le=1024)
@@ -65,6 +69,8 @@ class EngineSettings(_Section):
     """Token budget of one step, prefill chunks and decodes together. A larger one delays the answers under way."""
     max_model_len: int = Field(default=8192, ge=16)
     """Longest prompt plus answer, tokens; capped by the model's own context."""
+    priority_ageing_s: float = Field(default=10.0, gt=0)
+    """A request of priority 1 is served like one of priority 0 that came so much later, seconds."""
     max_waiting: int = Field(default=256, ge=1)
     """Requests that may wait for a place; one more is answered 429."""
     host: str = "127.0.0.1"
@@ -164,6 +170,11 @@ class Settings(BaseSettings):
     """Folder of downloaded weights."""
     database_url: str | None = None
     """SQLAlchemy URL of the store; None means SQLite in `state_dir`."""
+
+    @property
+    def kernel_dir(self) -> Path:
+        """Where the engine's compiled C step is kept."""
+        return self.cache_dir / "kernels"
 
     @property
     def resolved_database_url(self) -> str:

@@ -38,7 +38,8 @@ def smollm2(smollm2_parts: tuple[Tokenizer, TorchBackend]) -> MakeEngine:
 
     @functools.cache
     def make(**settings: object) -> Engine:
-        return Engine(*smollm2_parts, REFERENCE.model_copy(update=settings), 2048)
+        tokenizer, backend = smollm2_parts
+        return Engine(tokenizer, backend.with_own_pool(), REFERENCE.model_copy(update=settings), 2048)
 
     return make
 

@@ -123,7 +123,7 @@ class BreaksAtStep(Engine):
 
 async def test_a_step_that_fails_reaches_every_caller_and_shows(tiny: MakeEngine) -> None:
     whole = tiny()
-    broken = BreaksAtStep(whole.tokenizer, whole._transformer, whole.settings, whole.max_model_len)
+    broken = BreaksAtStep(whole.tokenizer, whole.backend, whole.settings, whole.max_model_len)
     async with running(broken) as served:
         assert served.healthy
         results = await asyncio.gather(

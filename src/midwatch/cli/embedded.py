@@ -92,7 +92,7 @@ class EmbeddedProvider:
         await self._engine.aclose()
 
 
-def load_in_thread(path: Path, settings: EngineSettings) -> Future[Engine]:
+def load_in_thread(path: Path, settings: EngineSettings, kernel_dir: Path) -> Future[Engine]:
     """Begin to load the weights at `path`; the future gives the engine or its `ModelError`."""
     future: Future[Engine] = Future()
 
@@ -103,7 +103,7 @@ def load_in_thread(path: Path, settings: EngineSettings) -> Future[Engine]:
             spin_briefly()
             from midwatch.engine.engine import Engine
 
-            future.set_result(Engine.load(path, settings))
+            future.set_result(Engine.load(path, settings, kernel_dir=kernel_dir))
         except BaseException as error:  # whoever waits must hear of it
             future.set_exception(error)
 

@@ -93,7 +93,7 @@ def _begin_loading(settings: Settings) -> Future[Engine]:
         raise ModelError(
             error.what, f"{error.next_step} Or ask no model: midwatch triage --rules-only.".strip()
         ) from None
-    return load_in_thread(path, settings.engine)
+    return load_in_thread(path, settings.engine, settings.kernel_dir)
 
 
 async def _explain(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -108,4 +108,13 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of threads and memory. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class OverlappingBackend(Backend, Protocol):
+    """A backend whose `forward` returns before the device is done, and that can take token ids from its last draws."""
+
+    def remember(self, ids_R: torch.Tensor) -> None:
+        """Keep the ids that were drawn from the last step, on the device, for the next step's `previous_rows`."""
         ...

@@ -1,12 +1,16 @@
 """The engine: `step` = schedule, run, sample. Requests go in, each step's new text and tokens come out.
 
-Not safe for several threads; `async_engine.py` gives it one of its own. The exceptions are `prepare`,
-`next_request_id`, `check_room`, `chat_prompt` and `stats`, which touch nothing that a step changes.
+A backend that works while we do not wait (CUDA) is given the next step before the results of the last are read: a
+sequence in flight ends in a `PENDING` token, which the device fills in by itself. Everything else is the same.
+
+Not safe for several threads; `async_engine.py` gives it one of its own. The exceptions are `prepare`, `check_room`,
+`next_request_id`, `chat_prompt`, `stats` and `block_map`, which touch nothing that a step changes.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Sequence as Ids
 from pathlib import Path
@@ -14,57 +18,68 @@ from typing import Any
 
 import torch
 
-from midwatch.engine.blocks import KVStore
+from midwatch.engine.adapters import AdapterTable
+from midwatch.engine.backends import open_backend
+from midwatch.engine.batch import Backend
+from midwatch.engine.blocks import BlockMap, BlockPool
+from midwatch.engine.checkpoint import open_checkpoint
 from midwatch.engine.cores import usable_cores
 from midwatch.engine.grammar import GrammarCompiler
-from midwatch.engine.request import EngineStats, Output, SamplingParams, TokenLogprob, TopLogprob
-from midwatch.engine.sampler import Draw, Drawn, sample
+from midwatch.engine.layout import lay_out
+from midwatch.engine.request import EngineStats, Output, Pooling, SamplingParams
+from midwatch.engine.runner import Flight, Runner
 from midwatch.engine.scheduler import Chunk, Scheduler
 from midwatch.engine.sequence import Sequence
-from midwatch.engine.tokenizer import Tokenizer
-from midwatch.engine.transformer import Span, Transformer
-from midwatch.engine.weights import GGUF, read_config
+from midwatch.engine.tokenizer import Tokenizer, open_tokenizer
 from midwatch.errors import RequestError
 from midwatch.settings import EngineSettings
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_SCRATCH_ID = 0  # no request has this id
 
 
 class Engine:
     """A loaded model that serves many requests at once."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, transformer: Transformer, settings: EngineSettings, max_model_len: int
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, backend: Backend, settings: EngineSettings, max_model_len: int) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
-        self.max_model_len = max_model_len
+        self.backend = backend
         self.threads = settings.threads or usable_cores()
-        self._transformer = transformer
-        self._scheduler = Scheduler(settings.max_num_seqs, settings.max_num_batched_tokens)
-        self._kv = KVStore(transformer.config, transformer.dtype, max_model_len)
+        self.pool = BlockPool(backend.num_blocks, backend.block_size, caching=settings.prefix_caching)
+        self.max_model_len = min(max_model_len, backend.num_blocks * backend.block_size)
+        self.scheduler = Scheduler(
+            self.pool,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+        )
+        self.adapters = AdapterTable(backend, settings.max_adapters)
+        self._ids = itertools.count(1)
+        self._runner = Runner(
+            tokenizer,
+            backend,
+            self.scheduler,
+            max_drafts=settings.speculative_tokens,
+            next_id=self.next_request_id,
+        )
         self._grammars = GrammarCompiler(tokenizer)
         self._finished: list[Sequence] = []
-        self._ids = itertools.count(_SCRATCH_ID + 1)
-        self._prompt_tokens = self._generated = self._forced = self._requests = self._aborted = self._steps = 0
+        self._flight: Flight | None = None
+        self._prompt_tokens = self._requests = self._aborted = self._steps = self._last_step_tokens = 0
         self._step_seconds = self._last_step_ms = 0.0
 
     @classmethod
-    def load(cls, path: Path, settings: EngineSettings) -> Engine:
-        """Load a GGUF file.
+    def load(cls, path: Path, settings: EngineSettings, *, kernel_dir: Path | None = None) -> Engine:
+        """Load a GGUF file or a folder of safetensors. `kernel_dir` keeps compiled kernels from one start to the next.
 
-        Raises `ModelError` for one that is missing, damaged or of a kind the engine does not run.
+        Raises `ModelError` for one that is missing, damaged, too large or of a kind the engine does not run.
         """
         torch.set_num_threads(settings.threads or usable_cores())
-        gguf = GGUF(path)
-        config = read_config(gguf)
-        max_model_len = min(settings.max_model_len, config.context_length)
-        tokenizer = Tokenizer(gguf)
-        transformer = Transformer(
-            gguf, config, dtype=DTYPES[settings.dtype], quantization=settings.quantization, max_positions=max_model_len
-        )
-        return cls(tokenizer, transformer, settings, max_model_len)
+        checkpoint = open_checkpoint(path)
+        max_model_len = min(settings.max_model_len, checkpoint.config.context_length)
+        tokenizer = open_tokenizer(path, checkpoint)
+        backend = open_backend(checkpoint, settings, max_model_len=max_model_len, kernel_dir=kernel_dir)
+        engine = cls(tokenizer, backend, settings, max_model_len)
+        for name, folder in settings.adapters.items():
+            engine.adapters.load(name, folder)
+        return engine
 
     def bind_thread(self) -> None:
         """Give the calling thread the engine's number of CPU threads; call it in the thread that will step."""
@@ -74,25 +89,50 @@ class Engine:
         """Pay now for what the first request would wait for: kernels for a few shapes, the grammar's token trie."""
         for num_tokens in (1, 64):
             self.prompt_logits([0] * min(num_tokens, self.max_model_len))
-        self._grammars.compile({"type": "null"})
+        self._grammars.compile(SamplingParams(json_schema={"type": "null"}))
+
+    def close(self) -> None:
+        """Let go of the backend's threads and memory. May be called twice."""
+        self._runner.close()
+        self._grammars.close()
+        self.backend.close()
 
     @property
     def has_work(self) -> bool:
         """True while any request is unfinished."""
-        return self._scheduler.has_work or bool(self._finished)
+        return self.scheduler.has_work or bool(self._finished) or self._flight is not None
 
     def chat_prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         """The prompt ids of a conversation of {"role", "content"} messages, ready for the assistant's turn."""
         return self.tokenizer.chat_prompt(messages)
 
-    def add_request(self, prompt_ids: Ids[int], params: SamplingParams) -> int:
+    def add_request(
+        self,
+        prompt_ids: Ids[int],
+        params: SamplingParams,
+        *,
+        adapter: str | None = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        pooling: Pooling | None = None,
+    ) -> int:
         """Queue a request and return its id.
 
-        Raises `RequestError`: 400 if it cannot be served, 429 if the queue is full.
+        Raises `RequestError`: 400 if it cannot be served, 404 for an unknown adapter, 429 if the queue is full.
         """
-        self.check_room(self._scheduler.num_unfinished)
+        self.check_room(self.scheduler.num_unfinished)
         request_id = self.next_request_id()
-        self.admit(self.prepare(prompt_ids, params, request_id))
+        self.admit(
+            self.prepare(
+                prompt_ids,
+                params,
+                request_id,
+                adapter=adapter,
+                priority=priority,
+                deadline_s=deadline_s,
+                pooling=pooling,
+            )
+        )
         return request_id
 
     def next_request_id(self) -> int:
@@ -108,70 +148,93 @@ class Engine:
                 status=429,
             )
 
-    def prepare(self, prompt_ids: Ids[int], params: SamplingParams, request_id: int) -> Sequence:
-        """Check a request and compile its grammar. Raises `RequestError` (400)."""
-        if not prompt_ids:
-            raise RequestError("The prompt is empty.", "Send at least one token.", param="prompt")
-        room = self.max_model_len - len(prompt_ids)
-        if room < 1:
-            raise RequestError(
-                f"The prompt has {len(prompt_ids)} tokens; the context holds {self.max_model_len}, answer included.",
-                f"Shorten the prompt to at most {self.max_model_len - 1} tokens.",
-                param="prompt",
-            )
-        vocab_size = self.tokenizer.vocab_size
-        if min(prompt_ids) < 0 or max(prompt_ids) >= vocab_size:
-            raise RequestError(f"The prompt holds token ids outside 0 to {vocab_size - 1}.", param="prompt")
-        grammar = self._grammars.compile(params.json_schema) if params.json_schema is not None else None
+    def prepare(
+        self,
+        prompt_ids: Ids[int],
+        params: SamplingParams,
+        request_id: int,
+        *,
+        adapter: str | None = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        pooling: Pooling | None = None,
+    ) -> Sequence:
+        """Check a request and compile its grammar. `deadline_s` counts from now. Raises `RequestError` (400, 404)."""
+        self._check_prompt(prompt_ids, answers=pooling is None)
+        self._check_ids("logit_bias", params.logit_bias)
+        self._check_ids("stop_token_ids", params.stop_token_ids)
+        chosen = self.adapters.find(adapter)
+        now = time.monotonic()
         sequence = Sequence(
             request_id,
             prompt_ids,
             params,
             tokenizer=self.tokenizer,
-            grammar=grammar,
-            max_tokens=min(params.max_tokens, room),
+            grammar=self._grammars.compile(params) if params.is_closed else None,
+            max_tokens=min(params.max_tokens, self.max_model_len - len(prompt_ids)),
+            priority=priority,
+            rank_s=now + priority * self.settings.priority_ageing_s,
+            deadline_s=math.inf if deadline_s is None else now + deadline_s,
+            adapter_slot=-1 if chosen is None else chosen.slot,
+            namespace=b"" if chosen is None else chosen.namespace,
+            pooling=pooling,
         )
-        self._force(sequence)
+        self._runner.growth.force(sequence)
         return sequence
 
     def admit(self, sequence: Sequence) -> None:
         """Queue a prepared request."""
         self._requests += 1
         self._prompt_tokens += sequence.num_prompt_tokens
-        self._generated += sequence.num_completion_tokens
+        self._runner.num_generated += sequence.num_completion_tokens
         if sequence.finish_reason is not None:  # the grammar left nothing to choose: no step is needed
-            self._finished.append(sequence)
+            others = [sequence.fork(next(self._ids), index) for index in range(1, sequence.params.n)]
+            for other in others:
+                other.finish_reason = sequence.finish_reason
+            self._finished += [sequence, *others]
         else:
-            self._scheduler.add(sequence)
+            self._runner.live[sequence.id] = sequence
+            self.scheduler.add(sequence)
 
     def abort(self, request_id: int) -> bool:
-        """Drop a request and free what it holds; False if it is unknown or already finished."""
-        found = self._scheduler.remove(request_id) is not None
-        self._kv.free(request_id)
-        self._aborted += found
-        return found
+        """Drop all answers of a request and free what they hold; False if it is unknown or already finished."""
+        found = [item for item in self._runner.live.values() if item.request_id == request_id]
+        for sequence in found:
+            self._runner.drop(sequence)
+        self._aborted += bool(found)
+        return bool(found)
 
+    @torch.inference_mode()
     def step(self) -> list[Output]:
         """Compute one chunk of every scheduled sequence and sample those that are up to date.
 
         Nothing to do: no outputs.
         """
         started = time.perf_counter()
-        finished = [sequence.take_output() for sequence in self._finished]
+        outputs = [sequence.take_output() for sequence in self._finished]
         self._finished.clear()
-        chunks = self._scheduler.schedule()
-        if not chunks:
-            return finished
-        logits_RV = self._run(chunks)
-        due = [chunk.sequence for chunk in chunks if chunk.reaches_end]
-        for chunk in chunks:
-            chunk.sequence.num_computed_tokens += chunk.num_tokens
-        outputs = self._sample(due, logits_RV)
-        self._steps += 1
+        runner = self._runner
+        runner.draft()
+        plan = self.scheduler.schedule(time.monotonic())
+        outputs += [output for sequence in plan.expired for output in self._expire(sequence)]
+        previous, flight = self._flight, runner.launch(plan.chunks, self._flight) if plan.chunks else None
+        self._flight = None
+        if previous is not None:
+            outputs += runner.land(previous)
+        if flight is not None:
+            if flight.may_overlap:
+                runner.leave_pending(flight)
+                self._flight = flight
+            else:
+                outputs += runner.land(flight)
+            self._steps += 1
+            self._last_step_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
+        if self.adapters.has_leaving:
+            self.adapters.sweep({item.adapter_slot for item in runner.live.values()})
         elapsed = time.perf_counter() - started
         self._step_seconds += elapsed
         self._last_step_ms = elapsed * 1e3
-        return finished + outputs
+        return outputs
 
     def prompt_logits(self, prompt_ids: Ids[int], chunk_tokens: int | None = None) -> torch.Tensor:
         """Float32 logits after every token of a text, [T, V]: what scoring and quality checks read.
@@ -180,107 +243,93 @@ class Engine:
         decode); None takes it whole. Not a serving path: do not call it while requests are running.
         """
         size = chunk_tokens or len(prompt_ids)
+        params = SamplingParams(prompt_logprobs=0)
+        scratch = Sequence(next(self._ids), prompt_ids, params, tokenizer=self.tokenizer, max_tokens=1)
+        self.pool.admit(scratch.id, ())
         rows = []
         try:
             for start in range(0, len(prompt_ids), size):
-                piece = prompt_ids[start : start + size]
-                self._kv.reserve(_SCRATCH_ID, start + len(piece))
-                span = Span(_SCRATCH_ID, start, piece)
-                rows.append(self._transformer.forward([span], range(len(piece)), self._kv))
+                count = min(size, len(prompt_ids) - start)
+                grown = self.pool.grow(scratch.id, start + count)
+                assert grown, "the text is longer than the pool"
+                forward = self.backend.forward(lay_out([Chunk(scratch, start, count)], self.pool))
+                rows.append(forward.logits_RV.clone())
             return torch.cat(rows)
         finally:
-            self._kv.free(_SCRATCH_ID)
+            self.pool.free(scratch.id)
+
+    def block_map(self) -> BlockMap:
+        """Every KV block, with the requests that hold it; safe to call from another thread."""
+        return self.pool.block_map({item.id: item.request_id for item in list(self._runner.live.values())})
 
     def stats(self) -> EngineStats:
         """Counters and gauges; safe to call from another thread."""
-        used, allocated = self._kv.slots()
+        slots = self.pool.slots()
         return EngineStats(
-            running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting),
+            backend=self.backend.name,
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
             prompt_tokens_total=self._prompt_tokens,
-            generation_tokens_total=self._generated,
-            forced_tokens_total=self._forced,
+            generation_tokens_total=self._runner.num_generated,
+            forced_tokens_total=self._runner.growth.num_forced,
             requests_total=self._requests,
             aborted_total=self._aborted,
             steps_total=self._steps,
             step_seconds_total=self._step_seconds,
             last_step_ms=self._last_step_ms,
-            kv_slots_used=used,
-            kv_slots_allocated=allocated,
-            kv_bytes_per_token=self._kv.bytes_per_token,
+            last_step_tokens=self._last_step_tokens,
+            kv_blocks_total=self.pool.num_blocks,
+            kv_blocks_free=self.pool.num_free,
+            kv_block_size=self.pool.block_size,
+            kv_slots_used=slots.used,
+            kv_slots_allocated=slots.allocated,
+            kv_slots_shared=slots.shared,
+            kv_slots_empty=slots.empty,
+            kv_slots_cached=slots.cached,
+            kv_bytes_per_token=self.backend.kv_bytes_per_token,
+            weight_bytes=self.backend.weight_bytes,
+            prefix_cache_queries_total=self.scheduler.num_queried_tokens,
+            prefix_cache_hits_total=self.scheduler.num_hit_tokens,
+            preemptions_total=self.scheduler.num_preempted,
+            spec_drafts_total=self._runner.num_drafts,
+            spec_draft_tokens_total=self._runner.num_drafted_tokens,
+            spec_accepted_tokens_total=self._runner.num_accepted_tokens,
+            adapters=self.adapters.names,
         )
 
-    def _run(self, chunks: Ids[Chunk]) -> torch.Tensor:
-        spans, logit_rows, end = [], [], 0
-        for chunk in chunks:
-            sequence = chunk.sequence
-            start = sequence.num_computed_tokens
-            self._kv.reserve(sequence.id, start + chunk.num_tokens)
-            spans.append(Span(sequence.id, start, sequence.token_ids[start : start + chunk.num_tokens]))
-            end += chunk.num_tokens
-            if chunk.reaches_end:
-                logit_rows.append(end - 1)
-        return self._transformer.forward(spans, logit_rows, self._kv)
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Load a LoRA adapter under a name that requests may ask for; between steps only."""
+        self.adapters.load(name, path)
 
-    @torch.inference_mode()
-    def _sample(self, due: Ids[Sequence], logits_RV: torch.Tensor) -> list[Output]:
-        if not due:
-            return []
-        draws = [
-            Draw(item.params, item.random, item.grammar.forbidden() if item.grammar is not None else None)
-            for item in due
-        ]
-        outputs = []
-        for sequence, drawn in zip(due, sample(logits_RV, draws), strict=True):
-            before = sequence.num_completion_tokens
-            self._advance(sequence, drawn)
-            self._generated += sequence.num_completion_tokens - before
-            outputs.append(sequence.take_output())
-            if sequence.finish_reason is not None:
-                self._scheduler.remove(sequence.id)
-                self._kv.free(sequence.id)
-        return outputs
+    def unload_adapter(self, name: str) -> None:
+        """Refuse an adapter to new requests; running ones keep it until they end. Between steps only."""
+        self.adapters.unload(name, {item.adapter_slot for item in self._runner.live.values()})
 
-    def _advance(self, sequence: Sequence, drawn: Drawn) -> None:
-        """Add a sampled token and what the grammar forces after it, or finish the sequence."""
-        params, token_id = sequence.params, drawn.token_id
-        ends = token_id in self.tokenizer.eos_ids and not (params.ignore_eos and sequence.grammar is None)
-        if ends or token_id in params.stop_token_ids:
-            sequence.num_hidden_tokens += 1
-            sequence.finish_reason = "stop"
-            return
-        if sequence.grammar is not None and not sequence.grammar.accept(token_id):
-            sequence.finish_reason = "error"
-            return
-        sequence.append(token_id, self._logprob(drawn))
-        self._force(sequence)
+    def _expire(self, sequence: Sequence) -> list[Output]:
+        """The last words of a sequence whose time was up, and of the answers that it would have forked."""
+        self._runner.drop(sequence)
+        if sequence.is_pending:
+            sequence.token_ids.pop()
+        unborn = 0 if sequence.index or sequence.forked else sequence.params.n - 1
+        answers = [sequence, *(sequence.fork(next(self._ids), index + 1) for index in range(unborn))]
+        for answer in answers:
+            answer.finish_reason = "deadline"
+        return [answer.take_output() for answer in answers]
 
-    def _force(self, sequence: Sequence) -> None:
-        """Append what the grammar leaves no choice in, then see whether the answer is over."""
-        grammar = sequence.grammar
-        if grammar is not None and sequence.finish_reason is None:
-            for token_id in grammar.forced():
-                full = sequence.num_completion_tokens >= sequence.max_tokens
-                if full or sequence.finish_reason is not None or token_id in self.tokenizer.eos_ids:
-                    break
-                logprob = None
-                if sequence.params.logprobs is not None:
-                    token = self.tokenizer.token_bytes(token_id)
-                    logprob = TokenLogprob(token_id=token_id, token=token, logprob=0.0, forced=True)
-                sequence.append(token_id, logprob)
-                self._forced += 1
-        if sequence.finish_reason is not None:
-            return
-        if grammar is not None and grammar.error:
-            sequence.finish_reason = "error"
-        elif grammar is not None and grammar.complete:
-            sequence.finish_reason = "stop"
-        elif sequence.num_completion_tokens >= sequence.max_tokens:
-            sequence.finish_reason = "length"
+    def _check_prompt(self, prompt_ids: Ids[int], *, answers: bool) -> None:
+        if not prompt_ids:
+            raise RequestError("The prompt is empty.", "Send at least one token.", param="prompt")
+        if len(prompt_ids) + answers > self.max_model_len:
+            raise RequestError(
+                f"The prompt has {len(prompt_ids)} tokens; the context holds {self.max_model_len}, answer included.",
+                f"Shorten the prompt to at most {self.max_model_len - answers} tokens.",
+                param="prompt",
+            )
+        self._check_ids("prompt", prompt_ids)
 
-    def _logprob(self, drawn: Drawn) -> TokenLogprob | None:
-        if drawn.logprob is None:
-            return None
-        token_bytes = self.tokenizer.token_bytes
-        top = tuple(TopLogprob(token_id=id_, token=token_bytes(id_), logprob=value) for id_, value in drawn.top)
-        return TokenLogprob(token_id=drawn.token_id, token=token_bytes(drawn.token_id), logprob=drawn.logprob, top=top)
+    def _check_ids(self, param: str, ids: Any) -> None:
+        vocab_size = self.tokenizer.vocab_size
+        if ids and (min(ids) < 0 or max(ids) >= vocab_size):
+            raise RequestError(
+                f"{param} holds token ids outside the vocabulary.", f"Allowed are 0 to {vocab_size - 1}.", param=param
+            )

@@ -18,13 +18,14 @@ def kv_bytes_per_token(config: ModelConfig, bytes_per_head: int) -> int:
 
 
 def kv_blocks(bytes_per_token: int, settings: EngineSettings, *, free_bytes: int, max_model_len: int) -> int:
-    """How many blocks the pool gets: what `kv_cache_mib` asks for, or a default that holds one whole context.
+    """How many blocks the pool gets: what `kv_cache_mib` asks for, or a default between one and all seats full.
 
     `free_bytes` is what may be taken. Raises `ModelError` if one context does not fit, saying how much is missing.
     """
     block_bytes = bytes_per_token * settings.block_size
     one_context = -(-max_model_len // settings.block_size) * block_bytes
-    wanted = settings.kv_cache_mib * MIB or max(CPU_DEFAULT_MIB * MIB, one_context)
+    default = max(min(CPU_DEFAULT_MIB * MIB, settings.max_num_seqs * one_context), one_context)
+    wanted = settings.kv_cache_mib * MIB or default
     if wanted > free_bytes or one_context > wanted:
         room = min(wanted, free_bytes)
         missing = max(one_context, wanted if settings.kv_cache_mib else 0) - room

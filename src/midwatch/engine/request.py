@@ -105,6 +105,11 @@ class SamplingParams:
             raise RequestError(f"{' and '.join(closing)} are given together.", "Give one of them.", param=closing[1])
 
     @property
+    def has_penalty(self) -> bool:
+        """True if a draw depends on which tokens came before."""
+        return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0)
+
+    @property
     def is_closed(self) -> bool:
         """True if a schema, a regular expression or a grammar closes the answer."""
         return self.json_schema is not None or self.regex is not None or self.grammar is not None
@@ -149,10 +154,14 @@ class Output:
     character. `token_ids` are the step's new tokens (several where a grammar forced some), and `logprobs` runs beside
     them if it was asked for, else it is empty. The end-of-turn or stop token is counted in `completion_tokens` but
     not listed. `finish_reason` is None until the last output: `stop` (end of turn, stop string or token, or a whole
-    JSON value), `length` (`max_tokens` or the end of the context), or `error` (the grammar's parser hit its limits).
+    JSON value), `length` (`max_tokens` or the end of the context), `deadline` (its time was up), or `error` (the
+    grammar's parser hit its limits). `index` says which of n answers this is. `cached_tokens`: tokens of the prompt
+    whose keys and values were already there. `prompt_logprobs`, if asked for, comes with the first output of answer 0:
+    None for the first token, then one entry per token of the prompt. `embedding` answers an embedding request.
     """
 
     request_id: int
+    index: int = 0
     text_delta: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = field(default=())

@@ -9,6 +9,7 @@ Legend: T tokens of the step, H query heads, N kv heads, D head size, K hidden s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -195,6 +196,12 @@ class TorchBackend:
     def unload_adapter(self, slot: int) -> None:
         """Forget the adapter of a slot."""
         self._loras.unload(slot)
+
+    def with_own_pool(self) -> TorchBackend:
+        """The same weights beside a fresh pool of keys and values, for an engine of its own."""
+        other = copy.copy(self)
+        other._kv = PagedKV(self.config, self._dtype, self.num_blocks, self.block_size)
+        return other
 
     def close(self) -> None:
         """Nothing to let go of: tensors are freed with the backend."""

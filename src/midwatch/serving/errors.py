@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -11,14 +12,16 @@ from starlette.responses import Response
 
 from midwatch.errors import MidwatchError, ProviderError, RequestError
 
+_KINDS = {403: "permission_error", 429: "rate_limit_error", 504: "timeout_error"}
+
 
 class UnknownModelError(RequestError):
     """The request names a model that this server does not serve."""
 
-    def __init__(self, asked: str, served: str) -> None:
+    def __init__(self, asked: str, served: Sequence[str]) -> None:
         super().__init__(
             f"The model {asked[:100]!r} is not served here.",
-            f"This server serves {served!r}.",
+            f"This server serves {', '.join(map(repr, served))}.",
             status=404,
             param="model",
         )
@@ -40,23 +43,48 @@ class LoadingError(ProviderError):
         super().__init__("The model is still loading.", "Ask again in a second; /health answers 200 when it is ready.")
 
 
+class DrainingError(ProviderError):
+    """The server was asked to stop, and finishes what it has."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is stopping.", "Send the request to another one, or again in a few seconds.")
+
+
+class DeadlineError(MidwatchError):
+    """The time that the caller gave was up before the answer was whole."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"The deadline passed after {seconds:.1f} s, before the answer was whole.",
+            "Give more time in timeout_s or X-Request-Timeout-Ms, or ask for fewer tokens.",
+        )
+
+
 def body_of(error: MidwatchError) -> dict[str, Any]:
     """The error as the JSON object that a body or an event carries."""
     status = status_of(error)
-    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    kind = _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
     param = getattr(error, "param", None)
     param = "response_format" if param == "json_schema" else param  # the engine's name for what the caller calls so
     return {"error": {"message": str(error), "type": kind, "param": param, "code": _code_of(error)}}
 
 
 def status_of(error: MidwatchError) -> int:
-    """HTTP status: the caller's fault says its own (4xx); an engine that cannot serve is 503."""
+    """HTTP status: the caller's fault says its own (4xx); an engine that cannot serve is 503, a passed deadline 504."""
+    if isinstance(error, DeadlineError):
+        return 504
     return error.status if isinstance(error, RequestError) else 503
 
 
-def response_to(error: MidwatchError) -> Response:
-    """A whole answer for an error that came before the first byte."""
-    headers = {"Retry-After": "1"} if status_of(error) in {429, 503} else {}
+def response_to(error: MidwatchError, retry_after_s: int = 1) -> Response:
+    """A whole answer for an error that came before the first byte. A full queue says when to come back.
+
+    OpenAI's clients send a 504 again by themselves; what has missed its deadline once would only miss it again, so
+    they are told not to.
+    """
+    headers = {"Retry-After": str(retry_after_s)} if status_of(error) in {429, 503} else {}
+    if status_of(error) == 504:
+        headers["x-should-retry"] = "false"
     if status_of(error) == 413:
         headers["Connection"] = "close"
     return Response(
@@ -77,7 +105,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         404: f"There is nothing at {request.url.path[:200]}.",
         405: f"{request.method[:20]} is not allowed at {request.url.path[:200]}.",
     }.get(error.status_code, str(error.detail))
-    next_step = "See /v1/models, /v1/chat/completions, /v1/completions, /health and /metrics."
+    next_step = "See /v1/models, /v1/chat/completions, /v1/completions, /v1/embeddings, /health and /metrics."
     response = response_to(RequestError(what, next_step, status=error.status_code))
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
@@ -98,6 +126,10 @@ def _code_of(error: MidwatchError) -> str | None:
         return "context_length_exceeded"
     if isinstance(error, LoadingError):
         return "loading"
+    if isinstance(error, DrainingError):
+        return "draining"
+    if isinstance(error, DeadlineError):
+        return "deadline_exceeded"
     if isinstance(error, RequestError):
-        return {413: "request_too_large", 429: "rate_limit_exceeded"}.get(error.status)
+        return {403: "forbidden", 413: "request_too_large", 429: "rate_limit_exceeded"}.get(error.status)
     return "engine_unavailable"

@@ -7,70 +7,50 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import orjson
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from midwatch.engine.request import EngineStats, Output, SamplingParams
-from midwatch.errors import MidwatchError, ProviderError
-from midwatch.serving.answers import Json, Shape
-from midwatch.serving.errors import body_of, response_to
-from midwatch.serving.metrics import Metrics
+from midwatch.engine.request import Output, SamplingParams
+from midwatch.errors import MidwatchError, ProviderError, RequestError
+from midwatch.serving.answers import Json, Outputs, Shape, Usage
+from midwatch.serving.errors import DeadlineError, body_of, response_to
 
-Prompt = Callable[[], Awaitable[Sequence[int]]]
-"""Gives the token ids of a prompt; may raise `RequestError`."""
+if TYPE_CHECKING:
+    from midwatch.serving.host import Host, Served
 
-
-class Generator(Protocol):
-    """What serving needs of the engine; `AsyncEngine` is it."""
-
-    @property
-    def healthy(self) -> bool:
-        """True while requests can be served."""
-
-    def stats(self) -> EngineStats:
-        """Counters and gauges."""
-
-    def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
-        """The outputs of one request; closing the generator aborts it."""
+Prompts = Callable[[], Awaitable[Sequence[Sequence[int]]]]
+"""Gives the token ids of each prompt; may raise `RequestError`."""
 
 
 @dataclass(kw_only=True)
 class Generation:
     """An ASGI response that is made while it is sent.
 
-    `prompt` gives the prompt's token ids; it runs after the first look at whether the caller is still there. Until the
+    `prompts` gives the prompts' token ids; it runs after the first look at whether the caller is still there. Until the
     first output the status is open, so that a refusal is an ordinary error response; after it, a failure is an event.
-    `on_dead` is called when the engine has died under the request.
+    An answer whose deadline passes is such a failure: what is cut must not look like what is whole.
     """
 
-    generator: Generator
-    prompt: Prompt
+    host: Host
+    served: Served
+    prompts: Prompts
     params: SamplingParams
     shape: Shape
     stream: bool
-    metrics: Metrics
-    on_dead: Callable[[], None]
+    adapter: str | None = None
+    priority: int = 0
+    timeout_s: float | None = None
     received_at: float = field(default_factory=time.perf_counter)
     _counted: bool = field(default=False, init=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the caller leaves first. Cancelling this stops the engine's work too."""
-        work = asyncio.ensure_future(self._answer(scope, receive, send))
-        gone = asyncio.ensure_future(_hung_up(receive))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            answered = work.done()
-            work.cancel()
-            gone.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
-        if answered:
-            work.result()
-        else:
-            self._finish("abort")
+        with self.host.serving(self.adapter):
+            if not await until_hung_up(receive, self._answer(scope, receive, send)):
+                self._finish("abort")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -81,79 +61,183 @@ class Generation:
             await send(message)
 
         try:
-            prompt_ids = await self.prompt()
-            async with aclosing(self._outputs(prompt_ids)) as outputs:
+            prompts = await self.prompts()
+            async with aclosing(self._outputs(prompts)) as outputs:
                 await (self._send_events if self.stream else self._send_whole)(outputs, send_and_note)
         except MidwatchError as error:
-            self._finish("error")
-            if not self.generator.healthy:
-                self.on_dead()
+            self._finish("deadline" if isinstance(error, DeadlineError) else "error")
+            if not self.served.engine.healthy:
+                self.host.died()
             if not started:
-                await response_to(error)(scope, receive, send)
+                await response_to(error, self.host.retry_after_s())(scope, receive, send)
                 return
             await send(_body(_sse(body_of(error)), more=True))
             await send(_body(b"", more=False))
 
-    async def _send_whole(self, outputs: AsyncGenerator[Output, None], send: Send) -> None:
-        collected = [output async for output in outputs]
-        response = Response(orjson.dumps(self.shape.whole(collected)), media_type="application/json")
+    async def _send_whole(self, outputs: AsyncGenerator[tuple[int, Output], None], send: Send) -> None:
+        collected: Outputs = {}
+        usage = Usage(self.params.n)
+        async for choice, output in outputs:
+            collected.setdefault(choice, []).append(output)
+            usage.note(choice, output)
+        response = Response(orjson.dumps(self.shape.whole(collected, usage)), media_type="application/json")
         await send({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
         await send(_body(bytes(response.body), more=False))
 
-    async def _send_events(self, outputs: AsyncGenerator[Output, None], send: Send) -> None:
-        last: Output | None = None
-        async for output in outputs:
-            events = [self.shape.event(output)]
-            if last is None:
-                await send({"type": "http.response.start", "status": 200, "headers": _EVENT_STREAM})
-                events.insert(0, self.shape.opening())
-            last = output
-            if data := b"".join(_sse(event) for event in events if event is not None):
+    async def _send_events(self, outputs: AsyncGenerator[tuple[int, Output], None], send: Send) -> None:
+        usage = Usage(self.params.n)
+        started = False
+        async for choice, output in outputs:
+            if not started:
+                started = True
+                await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
+            usage.note(choice, output)
+            if data := b"".join(map(_sse, self.shape.events(choice, output))):
                 await send(_body(data, more=True))
-        assert last is not None, "`_outputs` ends with an output or raises"
-        usage = self.shape.usage_event(last)
-        await send(_body((_sse(usage) if usage else b"") + b"data: [DONE]\n\n", more=True))
+        counts = self.shape.usage_event(usage)
+        await send(_body((_sse(counts) if counts else b"") + b"data: [DONE]\n\n", more=True))
         await send(_body(b"", more=False))
 
-    async def _outputs(self, prompt_ids: Sequence[int]) -> AsyncGenerator[Output, None]:
-        """The engine's outputs, with their times observed; `ProviderError` if they end without a reason."""
-        before = None
-        async with aclosing(self.generator.generate(prompt_ids, self.params)) as outputs:
-            async for output in outputs:
-                now = time.perf_counter()
-                if before is None:
-                    self.metrics.first_token(now - self.received_at)
-                else:
-                    self.metrics.next_token(now - before)
-                before = now
+    async def _outputs(self, prompts: Sequence[Sequence[int]]) -> AsyncGenerator[tuple[int, Output], None]:
+        """Choice and output, with times observed, until every choice has its reason; counts the request's end."""
+        times: dict[int, _Times] = {}
+        usage = Usage(self.params.n)
+        last_reason = "stop"
+        async with aclosing(self._of_all(prompts)) as outputs:
+            async for choice, output in outputs:
                 if output.finish_reason == "error":
-                    raise ProviderError("The grammar came to a dead end in this answer.", "Simplify the schema.")
-                if output.finish_reason is not None:
-                    self._finish(output.finish_reason, output.prompt_tokens, output.completion_tokens)
-                yield output
-                if output.finish_reason is not None:
-                    return
-        raise ProviderError("The engine ended the answer without a reason.", "Send the request again.")
+                    raise ProviderError("The grammar came to a dead end in this answer.", "Simplify the grammar.")
+                if output.finish_reason == "deadline":
+                    raise DeadlineError(time.perf_counter() - self.received_at)
+                self._observe(times.setdefault(choice, _Times(self.received_at)), output)
+                usage.note(choice, output)
+                last_reason = output.finish_reason or last_reason
+                yield choice, output
+        self._finish(last_reason, usage)
 
-    def _finish(self, reason: str, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+    async def _of_all(self, prompts: Sequence[Sequence[int]]) -> AsyncGenerator[tuple[int, Output], None]:
+        """The outputs of several prompts as they come; a failure of one ends all."""
+        if len(prompts) == 1:
+            async with aclosing(self._of_one(0, prompts[0])) as outputs:
+                async for item in outputs:
+                    yield item
+            return
+        queue: asyncio.Queue[tuple[int, Output] | BaseException | None] = asyncio.Queue()
+
+        async def run(number: int) -> None:
+            try:
+                async with aclosing(self._of_one(number, prompts[number])) as outputs:
+                    async for item in outputs:
+                        queue.put_nowait(item)
+                queue.put_nowait(None)
+            except Exception as error:  # whatever it is, the one who reads the queue raises it
+                queue.put_nowait(error)
+
+        tasks = [asyncio.create_task(run(number)) for number in range(len(prompts))]
+        try:
+            running = len(tasks)
+            while running:
+                got = await queue.get()
+                if isinstance(got, BaseException):
+                    raise got
+                if got is None:
+                    running -= 1
+                else:
+                    yield got
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _of_one(self, number: int, prompt_ids: Sequence[int]) -> AsyncGenerator[tuple[int, Output], None]:
+        """The outputs of one prompt's n answers; `ProviderError` if they end without reasons."""
+        left = self.params.n
+        generated = self.served.engine.generate(
+            prompt_ids, self.params, adapter=self.adapter, priority=self.priority, deadline_s=self._seconds_left()
+        )
+        async with aclosing(generated) as outputs:
+            async for output in outputs:
+                left -= output.finish_reason is not None
+                yield number * self.params.n + output.index, output
+        if left > 0:
+            raise ProviderError("The engine ended the answer without a reason.", "Send the request again.")
+
+    def _seconds_left(self) -> float | None:
+        if self.timeout_s is None:
+            return None
+        elapsed = time.perf_counter() - self.received_at
+        if elapsed >= self.timeout_s:
+            raise DeadlineError(elapsed)
+        return self.timeout_s - elapsed
+
+    def _observe(self, times: _Times, output: Output) -> None:
+        now = time.perf_counter()
+        if times.first is None:
+            times.first = now
+            self.host.metrics.first_token(now - self.received_at)
+        else:
+            self.host.metrics.next_token(now - times.latest)
+        times.latest = now
+        if output.finish_reason is not None:
+            self.host.metrics.answered(now - times.first, output.completion_tokens)
+
+    def _finish(self, reason: str, usage: Usage | None = None) -> None:
         """Count the request's end, once."""
         if not self._counted:
             self._counted = True
             seconds = time.perf_counter() - self.received_at
-            self.metrics.finished(reason, seconds, prompt_tokens, completion_tokens)
+            prompt_tokens, completion_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+            self.host.metrics.finished(reason, seconds, prompt_tokens, completion_tokens)
 
 
-_EVENT_STREAM = [
+@dataclass(slots=True)
+class _Times:
+    latest: float
+    first: float | None = None
+
+
+EVENT_STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
 
 
+async def until_hung_up(receive: Receive, answer: Awaitable[None]) -> bool:
+    """Run `answer`; cancel it when the caller closes the connection. True if it ran to its end."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(_hung_up(receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        answered = work.done()
+        work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+    if answered:
+        work.result()
+    return answered
+
+
 async def _hung_up(receive: Receive) -> None:
     """Return when the caller has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def timeout_of(header: str | None, timeout_s: float | None) -> float | None:
+    """Seconds that a request may take: the shorter of `X-Request-Timeout-Ms` and `timeout_s`; None for no limit."""
+    if header is None:
+        return timeout_s
+    try:
+        from_header = float(header) / 1e3
+    except ValueError:
+        from_header = -1.0
+    if not 0 < from_header < float("inf"):
+        raise RequestError(
+            f"X-Request-Timeout-Ms is {header[:40]!r}; allowed is a number above 0.", param="X-Request-Timeout-Ms"
+        )
+    return from_header if timeout_s is None else min(from_header, timeout_s)
 
 
 def _sse(event: Json) -> bytes:

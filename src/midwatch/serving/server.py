@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,7 +19,7 @@ from midwatch.engine import hub
 from midwatch.engine.cores import spin_briefly
 from midwatch.errors import MidwatchError, SettingsError
 from midwatch.serving.app import create_app
-from midwatch.serving.host import Served
+from midwatch.serving.host import Host, Served
 from midwatch.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ def run(settings: EngineSettings, cache_dir: Path, *, json_logs: bool, announce:
     config = uvicorn.Config(
         app,
         log_config=_log_config(json_logs=json_logs),
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=1,
         server_header=False,
     )
-    server = uvicorn.Server(config)
+    server = DrainingServer(config, app.state.host, drain_s=DRAIN_S)
 
     def stop(*_: object) -> None:
         server.should_exit = True
@@ -67,6 +68,41 @@ def run(settings: EngineSettings, cache_dir: Path, *, json_logs: bool, announce:
         raise failures[0]
 
 
+class DrainingServer(uvicorn.Server):
+    """Drain before the door closes: at the first signal new requests hear 503, and what runs is finished.
+
+    uvicorn alone closes the socket at once, so that a caller hears nothing. A second signal is uvicorn's.
+    """
+
+    def __init__(self, config: uvicorn.Config, host: Host, *, drain_s: float) -> None:
+        super().__init__(config)
+        self._host = host
+        self._drain_s = drain_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Remember the loop, which signals must wake."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        if self._loop is None or self._host.draining:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)
+        self._host.draining = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        async def run() -> None:
+            await self._host.drain(self._drain_s)
+            self.should_exit = True
+
+        self._draining = asyncio.ensure_future(run())
+
+
 @asynccontextmanager
 async def open_engine(settings: EngineSettings, cache_dir: Path) -> AsyncIterator[Served]:
     """The embedded engine, loaded on a thread and started; closed at the end."""
@@ -76,17 +112,17 @@ async def open_engine(settings: EngineSettings, cache_dir: Path) -> AsyncIterato
         spin_briefly()
         from midwatch.engine.engine import Engine  # takes a second, in which /health should answer
 
-        return Engine.load(hub.resolve(settings.model, cache_dir), settings)
+        return Engine.load(hub.resolve(settings.model, cache_dir), settings, kernel_dir=cache_dir / "kernels")
 
     engine = await asyncio.to_thread(load)
     running = AsyncEngine(engine)
     await running.start()
     try:
         yield Served(
-            generator=running,
-            chat_prompt=engine.chat_prompt,
-            encode=engine.tokenizer.encode,
+            engine=running,
+            tokenizer=engine.tokenizer,
             max_model_len=engine.max_model_len,
+            adapter_dir=settings.adapter_dir,
         )
     finally:
         await running.aclose()

@@ -1,0 +1,219 @@
+/* Attention over pages: softmax(q k' + mask) v in float32, for a few query rows and the query heads of one kv head.
+
+   Keys lie as [block][kv head][D][place], values as [block][kv head][place][D], in bfloat16, or in int8 with one
+   float scale per vector. Positions are cut in splits of SPLIT by absolute position; a split computes its scores 16 keys
+   at a time, then (max, sum, sum of p v); splits are merged in order. Nothing depends on which rows are computed
+   together: a key that a row does not see adds exactly 0. */
+#ifndef MIDWATCH_ATTENTION_H
+#define MIDWATCH_ATTENTION_H
+
+#include "simd.h"
+
+#define SPLIT 1024
+#define QUERIES 12 /* scored together */
+#define PV_QUERIES 6
+
+typedef struct {
+    const void *k, *v;              /* of one layer */
+    const float *k_scale, *v_scale; /* int8 only */
+    int num_kv_heads, head_dim, block_size, int8;
+    const int32_t *table; /* of the sequence */
+} Pages;
+
+typedef struct {
+    float *scores;     /* [queries][SPLIT] */
+    float *queries;    /* [D][queries], scaled */
+    uint16_t *tile;    /* [D][16], gathered keys where blocks are no multiple of 16 */
+    float *tile_scale; /* [16] */
+    const void **v_rows; /* [SPLIT] */
+    float *v_scales;   /* [SPLIT] */
+    float *partial;    /* [splits][queries][D + 2]: weights, then max and sum */
+} AttentionScratch;
+
+/* Where the keys of 16 places lie: element (d, i) at base + d * stride + i. */
+typedef struct {
+    const void *base;
+    const float *scale;
+    int stride;
+} KeyTile;
+
+INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, AttentionScratch *s) {
+    int size = p->block_size, dims = p->head_dim, width = p->int8 ? 1 : 2;
+    if (size % LANES == 0) {
+        int64_t head = (int64_t)p->table[position / size] * p->num_kv_heads + kv_head;
+        int place = position % size;
+        KeyTile t = {(const char *)p->k + (head * dims * size + place) * width,
+                     p->int8 ? p->k_scale + head * size + place : NULL, size};
+        return t;
+    }
+    for (int i = 0; i < LANES; i++) { /* places past the end: the last key again, masked later */
+        int at = position + i < end ? position + i : end - 1;
+        int64_t head = (int64_t)p->table[at / size] * p->num_kv_heads + kv_head;
+        int64_t from = head * dims * size + at % size;
+        if (p->int8) {
+            for (int d = 0; d < dims; d++)
+                ((int8_t *)s->tile)[d * LANES + i] = ((const int8_t *)p->k)[from + (int64_t)d * size];
+            s->tile_scale[i] = p->k_scale[head * size + at % size];
+        } else
+            for (int d = 0; d < dims; d++) s->tile[d * LANES + i] = ((const uint16_t *)p->k)[from + (int64_t)d * size];
+    }
+    KeyTile t = {s->tile, s->tile_scale, LANES};
+    return t;
+}
+
+INLINE vf key_vector(const KeyTile *t, int d, int int8) {
+    return int8 ? load_int8((const int8_t *)t->base + (size_t)d * t->stride)
+                : load_bf16((const uint16_t *)t->base + (size_t)d * t->stride);
+}
+
+/* Scores of n queries (columns of [D][ld]) with 16 keys. */
+INLINE void score(const int n, const int int8, const KeyTile *t, const float *q, int ld, int dims, float *out) {
+    vf acc[QUERIES];
+    for (int i = 0; i < n; i++) acc[i] = splat(0);
+    for (int d = 0; d < dims; d++) {
+        vf key = key_vector(t, d, int8);
+#pragma GCC unroll 12
+        for (int i = 0; i < n; i++) acc[i] = fmadd(splat(q[(size_t)d * ld + i]), key, acc[i]);
+    }
+    vf scale = int8 ? load(t->scale) : splat(1);
+    for (int i = 0; i < n; i++) {
+        if (int8) acc[i] *= scale;
+        store(out + (size_t)i * SPLIT, acc[i]);
+    }
+}
+
+/* acc[i][16 * vectors] = sum over positions of weight * value, for n queries. */
+INLINE void weigh(const int n, const int vectors, const int int8, const float *weights, const void *const *rows,
+                  int first, int last, int dim, float *out, size_t out_stride) {
+    vf acc[PV_QUERIES][4];
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < vectors; j++) acc[i][j] = splat(0);
+    for (int p = first; p < last; p++) {
+        vf value[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++)
+            value[j] = int8 ? load_int8((const int8_t *)rows[p] + dim + LANES * j)
+                            : load_bf16((const uint16_t *)rows[p] + dim + LANES * j);
+#pragma GCC unroll 6
+        for (int i = 0; i < n; i++) {
+            vf weight = splat(weights[(size_t)i * SPLIT + p]);
+#pragma GCC unroll 4
+            for (int j = 0; j < vectors; j++) acc[i][j] = fmadd(weight, value[j], acc[i][j]);
+        }
+    }
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < vectors; j++) store(out + i * out_stride + dim + LANES * j, acc[i][j]);
+}
+
+typedef void (*Score)(const KeyTile *, const float *, int, int, float *);
+typedef void (*Weigh)(const float *, const void *const *, int, int, int, float *, size_t);
+
+#define SCORE(n)                                                                                          \
+    static void score16_##n(const KeyTile *t, const float *q, int ld, int dims, float *out) {             \
+        score(n, 0, t, q, ld, dims, out);                                                                 \
+    }                                                                                                     \
+    static void score8_##n(const KeyTile *t, const float *q, int ld, int dims, float *out) {              \
+        score(n, 1, t, q, ld, dims, out);                                                                 \
+    }
+SCORE(1) SCORE(2) SCORE(3) SCORE(4) SCORE(5) SCORE(6) SCORE(7) SCORE(8) SCORE(9) SCORE(10) SCORE(11) SCORE(12)
+#define ALL12(f) {0, f##1, f##2, f##3, f##4, f##5, f##6, f##7, f##8, f##9, f##10, f##11, f##12}
+static const Score SCORES[2][QUERIES + 1] = {ALL12(score16_), ALL12(score8_)};
+
+#define WEIGH(n, v)                                                                                               \
+    static void weigh16_##n##_##v(const float *w, const void *const *r, int a, int b, int d, float *o, size_t s) { \
+        weigh(n, v, 0, w, r, a, b, d, o, s);                                                                      \
+    }                                                                                                             \
+    static void weigh8_##n##_##v(const float *w, const void *const *r, int a, int b, int d, float *o, size_t s) {  \
+        weigh(n, v, 1, w, r, a, b, d, o, s);                                                                      \
+    }
+#define WEIGH4(n) WEIGH(n, 1) WEIGH(n, 2) WEIGH(n, 3) WEIGH(n, 4)
+WEIGH4(1) WEIGH4(2) WEIGH4(3) WEIGH4(4) WEIGH4(5) WEIGH4(6)
+#define ALL4(f) {0, f##1, f##2, f##3, f##4}
+static const Weigh WEIGHS[2][PV_QUERIES + 1][5] = {
+    {{0}, ALL4(weigh16_1_), ALL4(weigh16_2_), ALL4(weigh16_3_), ALL4(weigh16_4_), ALL4(weigh16_5_), ALL4(weigh16_6_)},
+    {{0}, ALL4(weigh8_1_), ALL4(weigh8_2_), ALL4(weigh8_3_), ALL4(weigh8_4_), ALL4(weigh8_5_), ALL4(weigh8_6_)}};
+
+/* One row of scores to weights: 0 outside [from, to), e^(x - max) inside. `end` is a multiple of 16. */
+INLINE void soften(float *row, int end, int from, int to, float *max_out, float *sum_out) {
+    if (from >= to) {
+        memset(row, 0, sizeof(float) * (size_t)end);
+        *max_out = -INFINITY;
+        *sum_out = 0;
+        return;
+    }
+    int first = from & ~15, last = (to + 15) & ~15;
+    for (int i = first; i < from; i++) row[i] = -INFINITY;
+    for (int i = to; i < last; i++) row[i] = -INFINITY;
+    vf largest = load(row + first);
+    for (int i = first + 16; i < last; i += 16) largest = vmax(largest, load(row + i));
+    float max = max_lanes(largest);
+    vf m = splat(max), sum = splat(0);
+    for (int i = first; i < last; i += 16) {
+        vf weight = vexp(load(row + i) - m);
+        sum += weight;
+        store(row + i, weight);
+    }
+    memset(row, 0, sizeof(float) * (size_t)first);
+    memset(row + last, 0, sizeof(float) * (size_t)(end - last));
+    *max_out = max;
+    *sum_out = sum_lanes(sum);
+}
+
+/* One split of `queries` = rows * group queries. Row r stands at position `position` + r and sees the last `window`
+   keys (0 is all). Positions are those of split `split` within [low, high). `out` is [queries][D + 2]. */
+static void attend_split(const Pages *p, int kv_head, int queries, int group, int position, int window, int split,
+                         int low, int high, AttentionScratch *s, float *out) {
+    int dims = p->head_dim, size = p->block_size, width = p->int8 ? 1 : 2;
+    int base = split * SPLIT, start = low > base ? (low & ~15) - base : 0;
+    int stop = high - base < SPLIT ? high - base : SPLIT, end = (stop + 15) & ~15;
+    for (int at = start; at < stop; at += LANES) {
+        KeyTile tile = key_tile(p, kv_head, base + at, high, s);
+        for (int i = 0; i < queries; i += QUERIES) {
+            int n = queries - i < QUERIES ? queries - i : QUERIES;
+            SCORES[p->int8][n](&tile, s->queries + i, queries, dims, s->scores + (size_t)i * SPLIT + at);
+        }
+    }
+    for (int at = start; at < stop; at++) {
+        int64_t head = (int64_t)p->table[(base + at) / size] * p->num_kv_heads + kv_head;
+        int place = (base + at) % size;
+        s->v_rows[at] = (const char *)p->v + (head * size + place) * dims * width;
+        if (p->int8) s->v_scales[at] = p->v_scale[head * size + place];
+    }
+    size_t stride = (size_t)dims + 2;
+    for (int i = 0; i < queries; i++) {
+        int to = position + i / group + 1 - base, from = window && to > window ? to - window : 0;
+        if (from < 0) from = 0;
+        if (to > stop) to = stop;
+        float *row = s->scores + (size_t)i * SPLIT + start;
+        soften(row, end - start, from > start ? from - start : 0, to - start, out + i * stride + dims,
+               out + i * stride + dims + 1);
+        if (p->int8)
+            for (int at = start; at < stop; at++) row[at - start] *= s->v_scales[at];
+    }
+    for (int i = 0; i < queries; i += PV_QUERIES) {
+        int n = queries - i < PV_QUERIES ? queries - i : PV_QUERIES;
+        for (int d = 0; d < dims; d += 64) {
+            int vectors = dims - d < 64 ? (dims - d) / LANES : 4;
+            WEIGHS[p->int8][n][vectors](s->scores + (size_t)i * SPLIT, s->v_rows, start, stop, d, out + i * stride,
+                                        stride);
+        }
+    }
+}
+
+/* The splits' partial results of one query to its output [D]; `step` floats from one split to the next. */
+INLINE void merge_splits(const float *partial, size_t step, int splits, int dims, float *out) {
+    float max = -INFINITY, sum = 0;
+    for (int s = 0; s < splits; s++) max = fmaxf(max, partial[s * step + dims]);
+    for (int d = 0; d < dims; d += LANES) store(out + d, splat(0));
+    for (int s = 0; s < splits; s++) {
+        const float *part = partial + s * step;
+        if (part[dims + 1] == 0) continue; /* nothing of this split is visible */
+        float weight = vexp(splat(part[dims] - max))[0];
+        sum += weight * part[dims + 1];
+        for (int d = 0; d < dims; d += LANES) store(out + d, fmadd(load(part + d), splat(weight), load(out + d)));
+    }
+    float inverse = 1.0f / sum;
+    for (int d = 0; d < dims; d += LANES) store(out + d, load(out + d) * splat(inverse));
+}
+
+#endif

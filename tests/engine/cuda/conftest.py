@@ -1,0 +1,10 @@
+"""The kernels run on CPU tensors in Triton's interpreter where there is no GPU; without Triton the folder is skipped."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
