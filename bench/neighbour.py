@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llama_cpp import LlamaCpp
-
 from midwatch import results, settings
 from midwatch.engine import hub
 from midwatch.engine.cores import SPIN_TURNS, usable_cores
