@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -29,9 +29,13 @@ def write_tiny_gguf(
     tied: bool = False,
     template: str | None = CHATML,
     extra_tensor: str | None = None,
+    metadata: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> Path:
-    """A random 2-layer Llama over bytes: 260 tokens (3 control, one merge), hidden 64, 4 heads, context 256."""
+    """A random 2-layer Llama over bytes: 260 tokens (3 control, one merge), hidden 64, 4 heads, context 256.
+
+    `metadata` replaces or adds keys of the architecture.
+    """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(2)
@@ -53,6 +57,10 @@ def write_tiny_gguf(
     writer.add_eos_token_id(2)
     if template is not None:
         writer.add_chat_template(template)
+    for key, value in (metadata or {}).items():
+        adders = {str: writer.add_string, float: writer.add_float32, int: writer.add_int32}
+        writer.kv_data[0].pop(f"{architecture}.{key}", None)
+        adders[type(value)](f"{architecture}.{key}", value)
 
     def add(name: str, *shape: int, scale: float = 0.12) -> None:
         values = random.normal(0, scale, shape).astype(np.float32)

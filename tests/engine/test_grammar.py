@@ -11,8 +11,7 @@ from engine_models import write_tiny_gguf
 
 from midwatch.engine.grammar import Grammar, GrammarCompiler
 from midwatch.engine.request import SamplingParams
-from midwatch.engine.tokenizer import Tokenizer
-from midwatch.engine.weights import GGUF
+from midwatch.engine.tokenizer import Tokenizer, open_tokenizer
 from midwatch.errors import RequestError
 
 ORDER = {
@@ -25,7 +24,7 @@ ORDER = {
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return Tokenizer(GGUF(write_tiny_gguf(tmp_path_factory.mktemp("grammar") / "tiny.gguf")))
+    return open_tokenizer(write_tiny_gguf(tmp_path_factory.mktemp("grammar") / "tiny.gguf"))
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,18 @@
 from __future__ import annotations
 
+import resource
 import struct
 from pathlib import Path
 
 import gguf
-import numpy as np
 import pytest
-import torch
+from batches import all_logits
 from engine_models import write_tiny_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midwatch.engine.checkpoint import BlockTensor, open_checkpoint
-from midwatch.engine.quantize import dequantize, make_linear
+from midwatch.engine.checkpoint import open_checkpoint
+from midwatch.engine.tokenizer import open_tokenizer
 from midwatch.engine.transformer import TorchBackend
 from midwatch.engine.weights import GGUF
 from midwatch.errors import ModelError
@@ -34,6 +34,7 @@ def parse(tmp_path: Path, data: bytes) -> GGUF:
 
 
 def load(path: Path) -> TorchBackend:
+    open_tokenizer(path)
     return TorchBackend(open_checkpoint(path), EngineSettings(), max_model_len=64, num_blocks=4)
 
 
@@ -96,11 +97,13 @@ def test_no_change_of_header_bytes_can_crash_the_reader(
         at = data.draw(st.integers(0, header_bytes))
         raw[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
     path = tmp_path_factory.getbasetemp() / "fuzzed.gguf"
-    path.write_bytes(raw)
+    path.write_bytes(raw[: data.draw(st.sampled_from([len(raw), header_bytes, len(raw) - 1]))])
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         load(path)
     except ModelError as error:
         assert error.what
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib < 100 << 10
 
 
 def test_a_missing_file_is_a_model_error(tmp_path: Path) -> None:
@@ -127,29 +130,47 @@ def test_a_model_with_more_than_a_llama_has_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
-def block_tensor(values: np.ndarray, kind: str) -> BlockTensor:
-    raw = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
-    blocks = torch.from_numpy(np.ascontiguousarray(raw).view(np.uint8).reshape(values.shape[0], -1).copy())
-    return BlockTensor(name="t", ggml_type=kind, rows=values.shape[0], columns=values.shape[1], blocks=blocks)
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        ({"expert_count": 8}, "expert_count"),
+        ({"attn_logit_softcapping": 50.0}, "softcapping"),
+        ({"final_logit_softcapping": 30.0}, "softcapping"),
+        ({"rope.scaling.type": "yarn"}, "yarn"),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": -1.0}, "positive number"),
+        ({"attention.sliding_window": 128}, "sliding window"),
+        ({"rope.dimension_count": 8}, "head size"),
+        ({"attention.value_length": 32}, "head size"),
+        ({"attention.head_count_kv": 3}, "divide"),
+        ({"attention.layer_norm_rms_epsilon": float("nan")}, "positive number"),
+        ({"block_count": 100_000}, "whole number"),
+        ({"embedding_length": 0}, "whole number"),
+        ({"context_length": -3}, "whole number"),
+        ({"rope.freq_base": "much"}, "positive number"),
+    ],
+)
+def test_what_the_engine_does_not_run_is_refused_by_name(tmp_path: Path, metadata: dict, why: str) -> None:
+    path = write_tiny_gguf(tmp_path / "other.gguf", metadata=metadata)
+    with pytest.raises(ModelError, match=why):
+        open_checkpoint(path)
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"])
-def test_dequantized_numbers_equal_the_reference(kind: str) -> None:
-    values = np.random.default_rng(1).normal(0, 1, (48, 96)).astype(np.float32)
-    tensor = block_tensor(values, kind)
-    reference = gguf.quants.dequantize(
-        gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]), gguf.GGMLQuantizationType[kind]
-    )
-    torch.testing.assert_close(dequantize(tensor, torch.float32), torch.from_numpy(reference), rtol=0, atol=1e-6)
+@pytest.mark.parametrize("quantization", ["Q4_0", "Q8_0"])
+def test_scales_that_are_no_numbers_do_no_harm(tmp_path: Path, quantization: str) -> None:
+    path = write_tiny_gguf(tmp_path / "nan.gguf", quantization=quantization)
+    raw = bytearray(path.read_bytes())
+    blocks = open_checkpoint(path).tensor("layers.1.down").blocks
+    at = raw.rindex(bytes(blocks[0].tolist()))
+    raw[at : at + 2] = b"\x00\x7e"  # float16 NaN
+    path.write_bytes(raw)
+    backend = TorchBackend(open_checkpoint(path), EngineSettings(dtype="float32"), max_model_len=64, num_blocks=4)
+    assert all_logits(backend, [5, 6, 7]).isnan().any()
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
-@pytest.mark.parametrize("num_tokens", [1, 3, 8, 9])
-def test_the_int4_kernel_multiplies_with_the_files_own_codes(kind: str, num_tokens: int) -> None:
-    random = np.random.default_rng(2)
-    parts = [block_tensor(random.normal(0, 1, (rows, 64)).astype(np.float32), kind) for rows in (64, 32)]
-    x = torch.randn(num_tokens, 64, generator=torch.Generator().manual_seed(0))
-    exact = x @ torch.cat([dequantize(part, torch.float32) for part in parts]).T
-    quick = make_linear(parts, torch.bfloat16, "int4")(x.bfloat16()).float()
-    assert quick.shape == exact.shape
-    assert (quick - exact).norm() / exact.norm() < 0.01
+def test_no_tensor_is_read_twice_as_large_as_the_file(tiny_path: Path) -> None:
+    checkpoint = open_checkpoint(tiny_path)
+    embedding = checkpoint.tensor("embedding")
+    assert embedding.blocks.shape == (260, 64 * 4) and embedding.ggml_type == "F32"
+    assert checkpoint.tensor("final_norm").rows == 1
+    with pytest.raises(ModelError, match="does not use"):
+        checkpoint.check_all_taken()

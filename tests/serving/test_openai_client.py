@@ -196,8 +196,10 @@ def test_the_model_is_listed_and_found_by_name(client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-5")
 
 
+EXPLODING = {"allOf": [{"type": "string", "pattern": f"^.*a.{{{size}}}b.*$"} for size in range(1, 30)]}
+NOTHING = {"allOf": [{"type": "string"}, {"type": "integer"}]}
 WRONG: list[tuple[dict[str, Any], str, str]] = [
-    ({"n": 2}, "n", "Only n=1 is served"),
+    ({"n": 100_000}, "n", "from 1 to 64"),
     ({"temperature": -1}, "temperature", "allowed is a number from 0"),
     ({"top_p": 0}, "top_p", "above 0"),
     ({"max_tokens": 0}, "max_tokens", "at least 1"),
@@ -205,8 +207,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 99}, "logprobs", "0 to 20"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "cannot honour"),
-    ({"frequency_penalty": 1.0}, "frequency_penalty", "default (0)"),
-    ({"logit_bias": {"5": 1}}, "logit_bias", "cannot honour"),
+    ({"frequency_penalty": 3.0}, "frequency_penalty", "from -2 to 2"),
+    ({"logit_bias": {"49152": 1}}, "logit_bias", "49151"),
+    ({"extra_body": {"stop_token_ids": [-1]}}, "stop_token_ids", "token ids"),
+    ({"stop": ["stop"] * 10_000}, "stop", "up to 16"),
+    ({"extra_body": {"guided_regex": "(a"}}, "regex", "unclosed"),
+    ({"extra_body": {"guided_grammar": "begin: a"}}, "grammar", "start"),
+    ({"extra_body": {"guided_regex": "a", "guided_grammar": "b"}}, "guided_grammar", "together"),
     ({"extra_body": {"surprise": 1}}, "surprise", "cannot honour"),
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages", "'system'"),
@@ -218,6 +225,16 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
         "response_format",
         "schema cannot be used",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": EXPLODING}}},
+        "response_format",
+        "to compile",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": NOTHING}}},
+        "response_format",
+        "nsatisfiable",
     ),
     ({"stream_options": {"include_usage": True}}, "stream_options", "needs stream"),
 ]
@@ -238,9 +255,89 @@ def test_a_wrong_stream_is_refused_before_it_begins(client: openai.OpenAI) -> No
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "word " * 9000}], stream=True)
 
 
-def test_several_prompts_at_once_are_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="one request for each prompt"):
-        client.completions.create(model=MODEL, prompt=["one", "two"])
+def test_several_prompts_at_once_are_answered_as_each_alone(client: openai.OpenAI) -> None:
+    prompts = ["Once upon a time", "The capital of France is"]
+    asked: dict[str, Any] = {"model": MODEL, "max_tokens": 6, "temperature": 0}
+    together = client.completions.create(prompt=prompts, **asked)
+    alone = [client.completions.create(prompt=prompt, **asked) for prompt in prompts]
+    assert [choice.text for choice in together.choices] == [answer.choices[0].text for answer in alone]
+    assert [choice.index for choice in together.choices] == [0, 1]
+    assert together.usage.prompt_tokens == sum(answer.usage.prompt_tokens for answer in alone)
+
+
+def test_several_answers_differ_and_each_is_what_its_seed_gives(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "messages": QUESTION, "max_tokens": 8, "temperature": 1.5}
+    several = client.chat.completions.create(n=4, seed=10, **asked)
+    texts = [choice.message.content for choice in several.choices]
+    assert len(set(texts)) > 1
+    alone = client.chat.completions.create(seed=12, **asked)
+    assert texts[2] == alone.choices[0].message.content
+    streamed = [""] * 4
+    for event in client.chat.completions.create(n=4, seed=10, stream=True, **asked):
+        for choice in event.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts
+
+
+def test_a_bias_of_a_hundred_decides_and_of_minus_a_hundred_bars(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 3, "temperature": 0}
+    usual = client.completions.create(**asked, logprobs=1).choices[0]
+    forced = client.completions.create(**asked, logit_bias={"1000": 100}, logprobs=1).choices[0]
+    assert len(set(forced.logprobs.tokens)) == 1
+    first = client.completions.create(**asked, extra_body={"prompt_logprobs": 0}).choices[0]
+    assert first.text == usual.text
+    token = json.loads(_post(client, "/tokenize", {"prompt": usual.logprobs.tokens[0]}))["tokens"][0]
+    barred = client.completions.create(**asked, logit_bias={str(token): -100}).choices[0]
+    assert not barred.text.startswith(usual.logprobs.tokens[0])
+
+
+def test_a_regular_expression_and_a_grammar_close_an_answer(client: openai.OpenAI) -> None:
+    import re
+
+    def ask(**extra: Any) -> str:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=QUESTION, max_tokens=20, temperature=1, seed=1, extra_body=extra
+        )
+        assert answer.choices[0].finish_reason == "stop"
+        return answer.choices[0].message.content
+
+    assert re.fullmatch(r"[0-9]{3}-[a-f]{2}", ask(guided_regex="[0-9]{3}-[a-f]{2}"))
+    assert ask(structured_outputs={"choice": ["Paris (France)", "Rome"]}) in {"Paris (France)", "Rome"}
+    assert re.fullmatch(r"\(+x\)+", ask(guided_grammar='start: "(" start ")" | "(x)"'))
+
+
+def test_texts_are_embedded_so_that_what_is_alike_is_near(client: openai.OpenAI) -> None:
+    texts = ["The disk is full.", "There is no space left on the disk.", "She plays the violin in the evening."]
+    for extra in ({}, {"pooling": "last"}):
+        answer = client.embeddings.create(model=MODEL, input=texts, extra_body=extra)
+        vectors = [item.embedding for item in answer.data]
+        assert all(abs(sum(value * value for value in vector) - 1) < 1e-3 for vector in vectors)
+        near, far = (sum(a * b for a, b in zip(vectors[0], vectors[index], strict=True)) for index in (1, 2))
+        assert near > far
+    alone = client.embeddings.create(model=MODEL, input=texts[1], extra_body={"pooling": "last"})
+    assert sum(a * b for a, b in zip(alone.data[0].embedding, vectors[1], strict=True)) > 0.999
+
+
+def test_a_prefix_that_was_computed_before_is_counted_as_cached(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "prompt": "word " * 100, "max_tokens": 1}
+    client.completions.create(**asked)
+    usage = client.completions.create(**asked).usage
+    assert 64 <= usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens
+
+
+def test_the_blocks_of_the_pool_are_shown(client: openai.OpenAI, real_url: str) -> None:
+    client.completions.create(model=MODEL, prompt="word " * 100, max_tokens=1)
+    with urllib.request.urlopen(f"{real_url}/engine/blocks?once=1", timeout=10) as response:
+        shown = json.load(response)
+    assert len(shown["states"]) == shown["num_blocks"] == len(shown["filled"])
+    assert "c" in shown["states"]
+
+
+def _post(client: openai.OpenAI, path: str, body: dict[str, Any]) -> bytes:
+    url = str(client.base_url).removesuffix("/v1/") + path
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return response.read()
 
 
 def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
@@ -306,7 +403,7 @@ def test_the_metrics_count_what_was_served(client: openai.OpenAI, real_url: str)
         'vllm:request_success_total{finished_reason="length"',
     )
     before = [_metric(real_url, name) for name in names]
-    usage = client.completions.create(model=MODEL, prompt="Count with me: one, two,", max_tokens=5).usage
+    usage = client.completions.create(model=MODEL, prompt="Count with me: one, two,", max_tokens=5, temperature=0).usage
     after = [_metric(real_url, name) for name in names]
     assert [new - old for new, old in zip(after, before, strict=True)] == [usage.prompt_tokens, 5, 1, 1, 1]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
+import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,38 +14,21 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
+import uvicorn
+from http_calls import await_health, call
 from scripted_engine import ScriptedEngine, serve
 from serve_process import health
 
 from midwatch.errors import MidwatchError, ModelError, ProviderError, RequestError
+from midwatch.serving.app import create_app
 from midwatch.serving.host import Served
+from midwatch.serving.server import DrainingServer
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 
-def call(
-    url: str, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-) -> tuple[int, dict[str, str], bytes]:
-    """One request without any client's help: status, headers, body."""
-    connection = http.client.HTTPConnection(urlsplit(url).hostname or "", urlsplit(url).port, timeout=20)
-    try:
-        connection.request(method, path, body, headers or {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, dict(response.getheaders()), response.read()
-    finally:
-        connection.close()
-
-
 def chat(url: str, **fields: object) -> tuple[int, dict[str, str], bytes]:
     return call(url, "POST", "/v1/chat/completions", json.dumps({**CHAT, **fields}).encode())
-
-
-def await_health(url: str, status: int) -> dict[str, str]:
-    deadline = time.monotonic() + 10
-    while (answer := health(url))[0] != status:
-        assert time.monotonic() < deadline, answer
-        time.sleep(0.01)
-    return answer[1]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +86,7 @@ def test_a_body_that_is_said_to_be_something_else_is_refused() -> None:
     [
         ("GET", "/", 404),
         ("GET", "/v1/nothing", 404),
-        ("POST", "/v1/embeddings", 404),
+        ("GET", "/v1/embeddings", 405),
         ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/models", 405),
         ("GET", "/v1/models/%2e%2e/etc", 404),
@@ -278,6 +262,49 @@ def test_an_answer_in_flight_is_finished_when_the_server_is_asked_to_stop() -> N
     caller.close()
     assert b"three" in received
     assert b"[DONE]" in received
+
+
+def test_a_server_that_is_asked_to_stop_finishes_what_runs_and_sends_the_rest_elsewhere() -> None:
+    engine = ScriptedEngine(paced=True)
+    app = create_app("scripted", engine.open)
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = DrainingServer(uvicorn.Config(app, log_level="critical"), app.state.host, drain_s=20)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    await_health(url, 200)
+    with _send_raw(url, stream=True) as caller:
+        assert engine.in_step.wait(10)
+        server.handle_exit(signal.SIGTERM, None)
+        assert await_health(url, 503) == {"status": "draining", "model": "scripted"}
+        status, headers, answer = chat(url)
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "draining")
+        assert headers["retry-after"] == "1"
+        engine.release(3)
+        received = b""
+        while data := caller.recv(4096):
+            received += data
+    assert b"[DONE]" in received
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_an_answer_that_does_not_end_does_not_keep_the_server() -> None:
+    engine = ScriptedEngine(paced=True)
+    app = create_app("scripted", engine.open)
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=0.1)
+    server = DrainingServer(config, app.state.host, drain_s=0.1)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    await_health(url, 200)
+    with _send_raw(url, stream=True):
+        assert engine.in_step.wait(10)
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(10)
+    assert not thread.is_alive()
+    assert engine.closed.is_set()
 
 
 def test_what_is_asked_reaches_the_engine_as_it_was_asked() -> None:

@@ -94,6 +94,7 @@ class Engine:
     def close(self) -> None:
         """Let go of the backend's threads and memory. May be called twice."""
         self._runner.close()
+        self._grammars.close()
         self.backend.close()
 
     @property

@@ -179,6 +179,6 @@ def _source(params: SamplingParams) -> tuple[str, str]:
 
 
 def _refused(kind: str, why: str) -> RequestError:
-    first_line = why.strip().splitlines()[0][:300] if why.strip() else "it cannot be compiled"
+    reason = " ".join(why.split())[:300].rstrip(" .:") or "it cannot be compiled"
     name = "JSON schema" if kind == "json_schema" else kind
-    return RequestError(f"The {name} cannot be used: {first_line}.", _HINTS[kind], param=kind)
+    return RequestError(f"The {name} cannot be used: {reason}.", _HINTS[kind], param=kind)

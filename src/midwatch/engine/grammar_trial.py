@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
@@ -155,6 +156,7 @@ class Trial:
             self._process = subprocess.Popen(  # noqa: S603
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
             )
+            weakref.finalize(self, _stop, self._process)  # an owner that is dropped without `close` leaves no child
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             _send(self._process.stdin, self._vocabulary())
@@ -163,10 +165,14 @@ class Trial:
 
     def _end(self, process: subprocess.Popen[bytes]) -> int:
         self._process = None
-        if process.poll() is None:
-            process.kill()
-        with process:
-            return process.wait()
+        return _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    if process.poll() is None:
+        process.kill()
+    with process:
+        return process.wait()
 
 
 def main() -> None:

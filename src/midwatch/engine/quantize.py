@@ -9,7 +9,8 @@ Shapes: T tokens, N output rows, K input columns, G = K / 32 groups, S = K / 256
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
@@ -26,6 +27,7 @@ PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 KERNEL_CAPABILITIES = ("AVX2", "AVX512")  # elsewhere PyTorch's int4 and int8 kernels are plain loops
 INT4_MAX_TOKENS = 8
 INT8_MAX_TOKENS = 4
+PIECE_WEIGHTS = 1 << 20
 
 
 class Linear(Protocol):
@@ -79,10 +81,10 @@ class Int4Linear:
 class Int8Linear:
     """Weights with one scale per row in int8 for a few tokens, in bfloat16 for many."""
 
-    def __init__(self, weight_NK: torch.Tensor, dense: Linear) -> None:
-        scale_N = weight_NK.abs().amax(dim=1).clamp_min(1e-12) / 127
-        self.codes_NK = torch.round(weight_NK / scale_N[:, None]).to(torch.int8)
-        self.scale_N = scale_N.to(torch.bfloat16)
+    def __init__(self, parts: Sequence[BlockTensor], dense: Linear) -> None:
+        pieces = [_to_eight_bit(rows) for part in parts for rows in _pieces(part)]
+        self.codes_NK = torch.cat([codes for codes, _ in pieces])
+        self.scale_N = torch.cat([scale for _, scale in pieces]).to(torch.bfloat16)
         self.dense = dense
         self.bytes_per_decode = self.codes_NK.nbytes + self.scale_N.nbytes
 
@@ -116,7 +118,7 @@ def make_linear(
         codes_NG, scale_NG, offset_NG = (torch.cat(piece) for piece in zip(*four_bit, strict=True))
         return Int4Linear(codes_NG, scale_NG, offset_NG, dense)
     if kernel == "int8":
-        return Int8Linear(torch.cat([dequantize(part, torch.float32) for part in parts]), dense)
+        return Int8Linear(parts, dense)
     return dense
 
 
@@ -136,9 +138,26 @@ def make_head(tensor: BlockTensor, dtype: torch.dtype, quantization: Quantizatio
 
 def dequantize(tensor: BlockTensor, dtype: torch.dtype) -> torch.Tensor:
     """The numbers of a tensor, shape [rows, columns]. Raises `ModelError` for a type nobody here can read."""
+    values_NK = torch.empty(tensor.rows, tensor.columns, dtype=dtype)
+    start = 0
+    for piece in _pieces(tensor):
+        values_NK[start : start + piece.rows] = _dequantize(piece)
+        start += piece.rows
+    return values_NK
+
+
+def _pieces(tensor: BlockTensor) -> Iterator[BlockTensor]:
+    """The tensor in runs of rows: float32 copies of a whole vocabulary would take gigabytes, and miss every cache."""
+    size = max(1, PIECE_WEIGHTS // tensor.columns)
+    for start in range(0, tensor.rows, size):
+        rows = min(size, tensor.rows - start)
+        yield replace(tensor, rows=rows, blocks=tensor.blocks[start : start + rows])
+
+
+def _dequantize(tensor: BlockTensor) -> torch.Tensor:
     kind = tensor.ggml_type
     if kind in PLAIN:
-        return _view(tensor.blocks, PLAIN[kind]).to(dtype)
+        return _view(tensor.blocks, PLAIN[kind])
     if kind in FOUR_BIT:
         codes_NGg, scale_NG, offset_NG = _four_bit(tensor)
         values = codes_NGg.float().mul_(scale_NG[..., None]).add_(offset_NG[..., None])
@@ -149,22 +168,24 @@ def dequantize(tensor: BlockTensor, dtype: torch.dtype) -> torch.Tensor:
     elif kind == "Q6_K":
         values = _six_bit(tensor)
     else:
-        return _dequantize_by_library(tensor, dtype)
-    return values.view(tensor.rows, tensor.columns).to(dtype)
+        return _dequantize_by_library(tensor)
+    return values.view(tensor.rows, tensor.columns)
 
 
-def _dequantize_by_library(tensor: BlockTensor, dtype: torch.dtype) -> torch.Tensor:
+def _dequantize_by_library(tensor: BlockTensor) -> torch.Tensor:
     import gguf
+    import numpy as np
 
     kind = gguf.GGMLQuantizationType[tensor.ggml_type]
     try:
-        values = gguf.quants.dequantize(tensor.blocks.numpy(), kind)
+        with np.errstate(all="ignore"):  # scales that are no numbers are the file's affair
+            values = gguf.quants.dequantize(tensor.blocks.numpy(), kind)
     except NotImplementedError:
         raise ModelError(
             f"Tensor {tensor.name} is of type {tensor.ggml_type}, which cannot be dequantized.",
             "Choose a file of another quantization, such as Q4_1 or Q8_0.",
         ) from None
-    return torch.from_numpy(values).view(tensor.rows, tensor.columns).to(dtype)
+    return torch.from_numpy(values).view(tensor.rows, tensor.columns)
 
 
 def _view(raw: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -212,6 +233,13 @@ def _six_bit(tensor: BlockTensor) -> torch.Tensor:
     codes = low_NSh.flatten(-3, -2) + (high_NSh << 4).to(torch.int8) - 32  # [N, S, 2, 4, 32]
     scale_NS16 = blocks_NSb[..., 192:208].view(torch.int8).float() * _view(blocks_NSb[..., 208:], torch.float16).float()
     return codes.reshape(*scale_NS16.shape, 16).float().mul_(scale_NS16[..., None])
+
+
+def _to_eight_bit(tensor: BlockTensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round any tensor to 8 bits: codes [N, K], and one scale per row [N]."""
+    values_NK = _dequantize(tensor).float()
+    scale_N = values_NK.abs().amax(dim=1).clamp_min(1e-12) / 127
+    return torch.round(values_NK / scale_N[:, None]).to(torch.int8), scale_N
 
 
 def _to_four_bit(tensor: BlockTensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

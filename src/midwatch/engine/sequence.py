@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from midwatch.engine.request import FinishReason, Output, Pooling, SamplingParams, TokenLogprob
-from midwatch.engine.tokenizer import Detokenizer, Tokenizer
+from midwatch.engine.tokenizer import Detokenizer, Spelling
 
 if TYPE_CHECKING:
     from midwatch.engine.grammar import Grammar
@@ -33,7 +33,7 @@ class Sequence:
         prompt_ids: Ids[int],
         params: SamplingParams,
         *,
-        tokenizer: Tokenizer,
+        tokenizer: Spelling,
         grammar: Grammar | None = None,
         max_tokens: int,
         request_id: int | None = None,
@@ -191,7 +191,7 @@ class Sequence:
 class TextStream:
     """Text as it may be shown: whole characters only, and nothing that may still become a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...], *, keep_stop: bool = False) -> None:
+    def __init__(self, tokenizer: Spelling, stop: tuple[str, ...], *, keep_stop: bool = False) -> None:
         self._detokenizer = Detokenizer(tokenizer)
         self._stop = stop
         self._keep_stop = keep_stop

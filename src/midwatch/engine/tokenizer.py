@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from midwatch.engine import tokenizer_json, vocabulary
 from midwatch.engine.chat_template import ChatTemplate
@@ -90,10 +90,23 @@ class Tokenizer:
         return self._bytes.get(token_id) or token.replace(SPACE, " ").encode("utf-8", "replace")
 
 
+class Spelling(Protocol):
+    """What turning ids into text needs of a vocabulary."""
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that stand for no text."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token stands for."""
+        ...
+
+
 class Detokenizer:
     """Turn a stream of ids into text that is never broken inside a character."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Spelling) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

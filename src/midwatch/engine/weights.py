@@ -28,6 +28,7 @@ MAX_ENTRIES = 1 << 16
 MAX_NAME_BYTES = 1 << 12
 MAX_DIMS = 4
 MAX_ALIGNMENT = 1 << 16
+MAX_ITEMS = 1 << 21
 
 # GGML type id → (name, weights in a block, bytes of a block)
 GGML_TYPES: dict[int, tuple[str, int, int]] = {
@@ -201,6 +202,8 @@ class _Reader:
         if type_id != _ARRAY:
             return self.scalar(type_id)
         element_type, count = self.scalar(4), self.scalar(10)
+        if MAX_ITEMS < count <= self.size:
+            self.fail(f"{key!r} has {count} items; {MAX_ITEMS} are allowed")
         if element_type == _STRING:
             return self.strings(count)
         if element_type not in _SCALARS:

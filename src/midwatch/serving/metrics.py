@@ -104,7 +104,9 @@ class Metrics:
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"vllm:{name}", help_text, _LABEL, buckets=buckets, registry=self.registry)
+        histogram = Histogram(f"vllm:{name}", help_text, _LABEL, buckets=buckets, registry=self.registry)
+        histogram.labels(self._model)  # so that it is on the page, at 0, before the first request
+        return histogram
 
 
 class _EngineCollector(Collector):

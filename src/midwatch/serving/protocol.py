@@ -228,7 +228,7 @@ def _one_of(choices: list[str], where: str) -> str:
     if not choices or "" in choices:
         what = f"{where} must be a list of texts that are not empty."
         raise RequestError(what, "Send one text at least.", param=where.partition(".")[0])
-    return "|".join(re.escape(choice) for choice in choices)
+    return "|".join(re.sub(r"([!-/:-@[-`{-~])", r"\\\1", choice) for choice in choices)  # ASCII's punctuation
 
 
 class ChatCompletionRequest(SamplingBody):

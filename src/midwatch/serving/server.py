@@ -51,10 +51,10 @@ def run(settings: EngineSettings, cache_dir: Path, *, json_logs: bool, announce:
     config = uvicorn.Config(
         app,
         log_config=_log_config(json_logs=json_logs),
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=1,
         server_header=False,
     )
-    server = _Server(config, app.state.host)
+    server = DrainingServer(config, app.state.host, drain_s=DRAIN_S)
 
     def stop(*_: object) -> None:
         server.should_exit = True
@@ -68,15 +68,16 @@ def run(settings: EngineSettings, cache_dir: Path, *, json_logs: bool, announce:
         raise failures[0]
 
 
-class _Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Drain before the door closes: at the first signal new requests hear 503, and what runs is finished.
 
     uvicorn alone closes the socket at once, so that a caller hears nothing. A second signal is uvicorn's.
     """
 
-    def __init__(self, config: uvicorn.Config, host: Host) -> None:
+    def __init__(self, config: uvicorn.Config, host: Host, *, drain_s: float) -> None:
         super().__init__(config)
         self._host = host
+        self._drain_s = drain_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -96,7 +97,7 @@ class _Server(uvicorn.Server):
 
     def _drain(self) -> None:
         async def run() -> None:
-            await self._host.drain(DRAIN_S)
+            await self._host.drain(self._drain_s)
             self.should_exit = True
 
         self._draining = asyncio.ensure_future(run())

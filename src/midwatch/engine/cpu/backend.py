@@ -42,7 +42,7 @@ _WRONG = {
     5: "a length is less than the new tokens, or more than the context or the block table holds",
     6: "a block is outside the pool",
     7: "the rows with logits are not ascending rows of the step",
-    8: "an adapter's slot is outside the table",
+    8: "no adapter is loaded in a slot that a sequence names",
 }
 
 
@@ -64,7 +64,8 @@ class CpuBackend:
         self.config = config = checkpoint.config
         self.device = torch.device("cpu")
         self.block_size = settings.block_size
-        _check_runs(config)
+        if (reason := why_not_for(config)) is not None:
+            raise ModelError(f"The C step cannot run this model: {reason}", "Set engine.kernels to torch.")
         self._library = bind(build.load(kernel_dir, flags=compiler_flags))
         self.isa = self._library.mw_isa().decode()
         self._max_model_len = max_model_len
@@ -82,7 +83,8 @@ class CpuBackend:
         self._adapters: dict[int, list[Float32]] = {}
         self._loras = (CLora * max(1, settings.max_adapters * config.num_layers * len(LORA_LINEARS)))()
         self._model.loras = ctypes.addressof(self._loras)
-        self._model.num_slots = settings.max_adapters
+        self._loaded = np.zeros(max(1, settings.max_adapters), dtype=np.uint8)
+        self._model.loaded, self._model.num_slots = self._loaded.ctypes.data, settings.max_adapters
         self._batch = CBatch()
         self._logits_RV = torch.empty(settings.max_num_seqs, config.vocab_size)
         self._greedy_R = torch.empty(settings.max_num_seqs, dtype=torch.int64)
@@ -231,6 +233,7 @@ class CpuBackend:
             )
         self.unload_adapter(slot)
         kept = self._adapters[slot] = []
+        self._loaded[slot] = 1
         for (layer, linear), pair in adapter.pairs.items():
             rank, columns = pair.a.shape
             a = np.zeros((rank, up_to(columns, GROUP)), dtype=np.float32)
@@ -244,6 +247,7 @@ class CpuBackend:
     def unload_adapter(self, slot: int) -> None:
         """Forget the adapter of a slot; an empty slot is fine."""
         if self._adapters.pop(slot, None) is not None:
+            self._loaded[slot] = 0
             for layer in range(self.config.num_layers):
                 for linear in LORA_LINEARS:
                     self._loras[self._lora_place(slot, layer, linear)] = CLora()
@@ -257,17 +261,13 @@ class CpuBackend:
         self._free()
 
 
-def _check_runs(config: ModelConfig) -> None:
+def why_not_for(config: ModelConfig) -> str | None:
+    """Why the C step cannot run a model of this shape, in one sentence; None if it can."""
     if config.head_dim % TILE:
-        raise ModelError(
-            f"The C step wants a head size that 16 divides; this model's is {config.head_dim}.",
-            "Set engine.kernels to torch.",
-        )
+        return f"it wants a head size that {TILE} divides; this model's is {config.head_dim}."
     if len(set(config.layer_windows)) > MAX_WINDOWS:
-        raise ModelError(
-            f"The C step allows {MAX_WINDOWS} sizes of sliding windows; this model has more.",
-            "Set engine.kernels to torch.",
-        )
+        return f"it allows {MAX_WINDOWS} sizes of sliding windows; this model has more."
+    return None
 
 
 def _address(array: npt.NDArray[np.int32], count: int) -> int:

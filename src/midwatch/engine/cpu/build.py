@@ -52,9 +52,7 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset()
 
 
-def load(
-    kernel_dir: Path | None, *, flags: Sequence[str] = (), compilers: Sequence[str] = COMPILERS
-) -> ctypes.CDLL:
+def load(kernel_dir: Path | None, *, flags: Sequence[str] = (), compilers: Sequence[str] = COMPILERS) -> ctypes.CDLL:
     """The compiled step. `flags` are added to the compiler's, such as `-mno-avx512f`.
 
     None keeps it in a temporary folder for this process. Raises `ModelError` without a compiler, or if it fails.

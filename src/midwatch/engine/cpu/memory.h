@@ -145,7 +145,8 @@ static int mw_check(const Model *m, const Batch *b) {
             if (b->positions[b->starts[i] + r] != length - rows + r) return 2;
         for (int j = 0; j * (int64_t)m->block_size < length; j++)
             if ((uint32_t)b->tables[(int64_t)i * b->table_width + j] >= (uint32_t)m->num_blocks) return 6;
-        if (b->adapters[i] < -1 || b->adapters[i] >= m->num_slots) return 8;
+        int slot = b->adapters[i];
+        if (slot < -1 || slot >= m->num_slots || (slot >= 0 && !m->loaded[slot])) return 8;
     }
     for (int r = 0; r < b->num_logits; r++)
         if (b->logit_rows[r] < (r ? b->logit_rows[r - 1] : 0) || b->logit_rows[r] >= b->num_tokens) return 7;

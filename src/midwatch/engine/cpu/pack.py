@@ -7,6 +7,7 @@ Legend: N output rows, K input columns.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import mmap
@@ -44,10 +45,8 @@ class Arena:
             raise ModelError(f"{size / (1 << 20):,.0f} MiB of memory are not to be had: {error}.") from None
         advice = getattr(mmap, "MADV_HUGEPAGE" if huge_pages else "MADV_NOHUGEPAGE", None)
         if advice is not None:
-            try:
+            with contextlib.suppress(OSError):  # a kernel without huge pages
                 self._map.madvise(advice)
-            except OSError:  # a kernel without huge pages
-                pass
         self.bytes = np.frombuffer(self._map, dtype=np.uint8)
         self._address = self.bytes.ctypes.data
         self._used = 0

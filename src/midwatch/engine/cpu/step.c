@@ -40,6 +40,7 @@ typedef struct {
     void *k, *v;
     float *k_scale, *v_scale;
     const Lora *loras; /* [slots][layers][LORA_LINEARS] */
+    const uint8_t *loaded; /* [slots] */
 } Model;
 
 typedef struct {

@@ -57,7 +57,7 @@ class CModel(Structure):
         ("final_norm", c_void_p),
         ("embedding", CMatrix),
         ("head", CMatrix),
-        *((name, c_void_p) for name in ("layers", "k", "v", "k_scale", "v_scale", "loras")),
+        *((name, c_void_p) for name in ("layers", "k", "v", "k_scale", "v_scale", "loras", "loaded")),
     ]
 
 
