@@ -1,15 +1,16 @@
-"""The engine on one GPU beside vLLM: is it right, how near are its kernels to what the card can do, how fast is it whole.
+"""The engine on one GPU beside vLLM: is it right, how near are its kernels to the card's limits, how fast is it whole.
 
     python bench/gpu_engine.py [--only check kernels steps engine] [--peer FILE] [--out results/engine/gpu.json]
 
-Weights are random and of Llama-3-8B's shape, prompts are token ids, so nothing is downloaded. `--peer` is a file of JSON
-lines that a bench of vLLM wrote for the same shapes on the same card (fields `work`, `output_tok_s`). The engine's
+Weights are random and of Llama-3-8B's shape, prompts are token ids, so nothing is downloaded. `--peer` is a file of
+JSON lines that a bench of vLLM wrote for the same shapes on the same card (fields `work`, `output_tok_s`). The engine's
 figures go through `Engine.step`: scheduling, paging, sampling and what a caller hears are inside.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import statistics
@@ -29,6 +30,7 @@ from midwatch.engine.batch import Batch
 from midwatch.engine.checkpoint import ModelConfig
 from midwatch.engine.cuda.backend import CudaBackend
 from midwatch.engine.engine import Engine
+from midwatch.engine.lora import Adapter, LoraPair
 from midwatch.engine.request import SamplingParams
 from midwatch.settings import EngineSettings
 
@@ -82,9 +84,13 @@ def main() -> None:
         torch.cuda.synchronize()
         print(f"built in {time.perf_counter() - begin:.1f} s, {backend.num_blocks} blocks", flush=True)
         if "steps" in given.only:
-            rows += steps(backend, profile=given.profile)
+            rows += steps(backend, profile=given.profile) + adapter_steps(backend)
         if "engine" in given.only:
             rows += engine(backend, read_peer(given.peer), given.trials)
+        backend.close()
+        del backend
+        if "steps" in given.only:
+            rows += quantized_steps()
         results.write(given.out, rows, device=name, seed=0)
     print(results.table(rows))
     sys.exit(any(row.holds is False for row in rows if row.unit == "relative error"))
@@ -120,6 +126,44 @@ def steps(backend: CudaBackend, *, profile: bool) -> list[results.Row]:
         )
         if profile and context == 1024:
             print_profile(lambda batch=batch: backend.forward(batch))
+    return rows
+
+
+def adapter_steps(backend: CudaBackend) -> list[results.Row]:
+    """What four adapters of rank 16 on every linear layer cost a step of eight sequences."""
+    config = backend.config
+    sizes = {"q": 4096, "k": 1024, "v": 1024, "o": 4096, "gate": 14336, "up": 14336, "down": 4096}
+    for slot in range(4):
+        pairs = {
+            (layer, name): LoraPair(a=torch.randn(16, 14336 if name == "down" else 4096), b=torch.zeros(outputs, 16))
+            for layer in range(config.num_layers)
+            for name, outputs in sizes.items()
+        }
+        backend.load_adapter(slot, Adapter(name=f"adapter {slot}", rank=16, pairs=pairs))
+    batch = decode_batch(backend, 8, 256)
+    without, _ = step_ms(backend, batch, 20)
+    chosen = np.array([0, 1, 2, 3, -1, 0, 1, 2], dtype=np.int32)
+    samples, _ = step_ms(backend, dataclasses.replace(batch, adapters=chosen), 20)
+    for slot in range(4):
+        backend.unload_adapter(slot)
+    print(f"decode 8x256 with 4 adapters: {min(samples):.3f} ms, without {min(without):.3f} ms", flush=True)
+    return [
+        results.row("decode step 8 × 256, 4 adapters of rank 16", samples, "ms", note=f"without: {min(without):.3f} ms")
+    ]
+
+
+def quantized_steps() -> list[results.Row]:
+    """Decode steps with weights of eight and of four bits."""
+    rows = []
+    for kind in ("int8", "int4"):
+        settings = SETTINGS.model_copy(update={"quantization": kind, "max_num_seqs": 64, "kv_cache_mib": 20_000})
+        backend = CudaBackend.random(LLAMA_3_8B, settings, max_model_len=MAX_MODEL_LEN)
+        for count in (1, 8, 64):
+            samples, _ = step_ms(backend, decode_batch(backend, count, 256), 20)
+            note = f"{backend.weight_bytes / 1e9:.1f} GB of weights"
+            rows.append(results.row(f"{kind}: decode step {count} × 256", samples, "ms", note=note))
+            print(f"{kind} decode {count}x256: {min(samples):.3f} ms, {note}", flush=True)
+        backend.close()
     return rows
 
 

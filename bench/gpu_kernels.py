@@ -1,4 +1,4 @@
-"""What this GPU can do at most, and what our attention kernels reach beside FlashAttention 3. Called by `gpu_engine.py`.
+"""What this GPU can do at most, and what our attention reaches beside FlashAttention 3. Called by `gpu_engine.py`.
 
 Shapes are Llama-3-8B's: 32 query heads, 8 kv heads, head size 128, bfloat16. Bytes are those of the keys and values
 that must be read; operations those of the causal half. Pages are shuffled.

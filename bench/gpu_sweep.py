@@ -6,8 +6,11 @@ Prints one line per shape and tiling, and writes nothing else. Linear layers are
 over different weights, as a decode step runs them; attention as vLLM's probe does, one launch at a time.
 """
 
+# ruff: noqa: B023 - calls that use a loop's variables are made before it turns
+
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import sys
@@ -24,7 +27,7 @@ from midwatch.engine.cuda.attention import Plan, Tiling
 from midwatch.engine.cuda.linear import Blocking, Linear
 
 PART = os.environ.get("SWEEP_PART", "")
-_turn = 0
+_turns = itertools.count()
 SHAPES = {  # Llama-3-8B: outputs, inputs, what the fused kernel does besides
     "qkv": (6144, 4096, "norm"),
     "o": (4096, 4096, "add"),
@@ -70,9 +73,7 @@ def launch_us(call: Callable[[], object]) -> float:
 
 def _is_left_to_another() -> bool:
     """Several processes may compile a share of the kernels each before one times them all."""
-    global _turn
-    _turn += 1
-    return bool(PART) and _turn % int(PART.split("/")[1]) != int(PART.split("/")[0])
+    return bool(PART) and next(_turns) % int(PART.split("/")[1]) != int(PART.split("/")[0])
 
 
 def random_linear(outputs: int, inputs: int, bits: linear.Bits = 16) -> Linear:
@@ -120,7 +121,15 @@ def linears() -> None:
 
 def quantized() -> None:
     """Every blocking for weights in eight and in four bits, beside plain ones through cuBLAS."""
-    row = [(8, 256, 2, 4), (8, 512, 4, 4), (4, 512, 4, 1), (8, 512, 4, 1), (4, 1024, 4, 1), (16, 256, 4, 3), (4, 512, 2, 4)]
+    row = [
+        (8, 256, 2, 4),
+        (8, 512, 4, 4),
+        (4, 512, 4, 1),
+        (8, 512, 4, 1),
+        (4, 1024, 4, 1),
+        (16, 256, 4, 3),
+        (4, 512, 2, 4),
+    ]
     rows = [(16, 256, 2, 4), (16, 128, 1, 4), (32, 128, 2, 4), (64, 128, 4, 3), (32, 256, 4, 3), (64, 64, 4, 4)]
     rows += [(128, 64, 4, 3), (64, 128, 8, 3)]
     bits: tuple[linear.Bits, ...] = (8, 4)
@@ -140,7 +149,9 @@ def quantized() -> None:
                     blocking = Blocking(outputs=sizes[0], inputs=sizes[1], warps=sizes[2], stages=sizes[3])
                     options = {"blocking": blocking, "add": extra == "add"}
                     if extra == "gate":
-                        options |= {"norm_K": norm, "eps": 1e-5, "activation": "silu"}
+                        options["activation"] = "silu"
+                    if extra == "gate" and m == 1:
+                        options |= {"norm_K": norm, "eps": 1e-5}
                     try:
                         us = chain_us([lambda layer=layer, o=options: layer.fused(x, out, **o) for layer in layers])
                     except Exception as error:

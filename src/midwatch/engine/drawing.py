@@ -141,6 +141,12 @@ def _at_least(ids: npt.NDArray[np.int64], weights: Floats, floor: float) -> tupl
 
 def draw_rows(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     """Draw from rows together, on their device, without waiting for it; ids [R] int64, `NOTHING` as in `draw_one`."""
+    if logits_RV.is_cuda and not any(_filters(draw.params, logits_RV.shape[1]) for draw in draws):
+        from midwatch.engine.cuda import drawing
+
+        pairs = np.array([(draw.params.temperature, draw.uniform) for draw in draws]).T.copy()
+        numbers = to_device(pairs, logits_RV.device)
+        return drawing.draw(logits_RV, numbers[0].float(), numbers[1])
     greatest_R, greedy_R = logits_RV.max(-1)
     ids_R = greedy_R
     if any(draw.params.temperature > 0 for draw in draws):

@@ -22,14 +22,14 @@ from midwatch.engine.cuda.attention_kernels import (
     merge_splits_kernel,
     prefill_attention_kernel,
 )
-from midwatch.engine.cuda.launch import launch, launch_options
+from midwatch.engine.cuda.launch import launch
 from midwatch.errors import SettingsError
 
 LOG2_E = math.log2(math.e)
 MAX_SPLITS = 64
 MIN_SPLIT_TOKENS = 64
 FULL_PROGRAMS, SPLIT_PROGRAMS = 3, 6
-"""Decode programs of each multiprocessor that keep it busy without splits, and those to aim at where there are fewer."""
+"""Decode programs a multiprocessor that keep it busy without splits, and those to aim at where there are fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,6 @@ class Plan:
     scratch: Scratch
     max_rows: int = 1
     max_length: int = 1
-    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +176,8 @@ def decode_attention(
         WHOLE=plan.splits == 1,
         MIN_TILES=max(MIN_SPLIT_TOKENS // tiling.tile, 1),
         PRECISION=precision(keys.dtype),
-        EARLY=plan.early,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
-        **launch_options(plan.early),
     )
     if plan.splits > 1:
         launch(
@@ -191,9 +188,7 @@ def decode_attention(
             D=head_dim,
             D_PADDED=triton.next_power_of_2(head_dim),
             SPLITS=plan.splits,
-            EARLY=plan.early,
             num_warps=2,
-            **launch_options(plan.early),
         )
 
 

@@ -85,7 +85,7 @@ class CudaBackend:
     ) -> None:
         if settings.block_size % PAGE_MULTIPLE:
             raise SettingsError(
-                f"engine.block_size is {settings.block_size}; on CUDA a block holds a multiple of {PAGE_MULTIPLE} tokens.",
+                f"engine.block_size is {settings.block_size}; on CUDA it must be a multiple of {PAGE_MULTIPLE}.",
                 f"Set it to {-(-settings.block_size // PAGE_MULTIPLE) * PAGE_MULTIPLE}.",
             )
         self.config = config
@@ -124,7 +124,6 @@ class CudaBackend:
             max_model_len=max_model_len,
             previous_ids=self.previous_ids,
             multiprocessors=self.multiprocessors,
-            early=False,
         )
         if device.type == "cuda":
             self.graphs.record_all()
@@ -143,9 +142,7 @@ class CudaBackend:
             rows = [None if x is None else x.index_select(0, logit_rows) for x in (residual_TK, delta_TK)]
             assert rows[0] is not None
             last_RK = self.decoder.final_norm(rows[0], rows[1]) if logit_rows.numel() else rows[0]
-        logits_RV = torch.empty(
-            logit_rows.numel(), self.config.vocab_size, dtype=torch.float32, device=self.device
-        )
+        logits_RV = torch.empty(logit_rows.numel(), self.config.vocab_size, dtype=torch.float32, device=self.device)
         if logit_rows.numel():
             self.decoder.weights.head.logits(last_RK, logits_RV)
         return Forward(logits_RV=logits_RV, hidden_TK=None if hidden_TK is None else hidden_TK.float())

@@ -86,9 +86,7 @@ class Decoder:
     def run(self, step: Step, previous_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The residual [T, K] after all layers, and the last sublayer's output where it is not added yet."""
         num_tokens = step.token_ids.shape[0]
-        residual_TK = torch.empty(
-            num_tokens, self.config.hidden_size, dtype=self.dtype, device=self.pool.device
-        )
+        residual_TK = torch.empty(num_tokens, self.config.hidden_size, dtype=self.dtype, device=self.pool.device)
         kernels.embed(
             step.token_ids,
             step.previous_rows,
@@ -102,9 +100,7 @@ class Decoder:
             return residual_TK, None
         return residual_TK, self._run_plain(residual_TK, step)
 
-    def final_norm(
-        self, residual_RK: torch.Tensor, delta_RK: torch.Tensor | None, *, early: bool = False
-    ) -> torch.Tensor:
+    def final_norm(self, residual_RK: torch.Tensor, delta_RK: torch.Tensor | None) -> torch.Tensor:
         """The normalised hidden states [R, K] that the head takes."""
         out_RK = torch.empty_like(residual_RK)
         post = self.weights.layers[-1].post_mlp_norm
@@ -115,7 +111,6 @@ class Decoder:
             self.config.norm_eps,
             out_RK,
             post_weight_K=post if delta_RK is not None else None,
-            early=early,
         )
         return out_RK
 
@@ -128,9 +123,7 @@ class Decoder:
         delta_TK: torch.Tensor | None = None
         post: torch.Tensor | None = None
         for index, layer in enumerate(self.weights.layers):
-            kernels.add_norm(
-                delta_TK, residual_TK, layer.attn_norm, config.norm_eps, hidden_TK, post_weight_K=post
-            )
+            kernels.add_norm(delta_TK, residual_TK, layer.attn_norm, config.norm_eps, hidden_TK, post_weight_K=post)
             qkv_TC = self._linear(index, "qkv", layer.qkv, hidden_TK, step)
             self._attend(index, layer, qkv_TC, out_THD, step)
             delta_TK = self._linear(index, "o", layer.o, out_THD.view(num_tokens, -1), step)
@@ -153,7 +146,6 @@ class Decoder:
     def _run_fused(self, residual_TK: torch.Tensor, step: Step) -> None:
         """A few rows. With one, norms and the gate ride along too; with more, the library is faster than that."""
         config = self.config
-        early = step.plan.early
         num_tokens = residual_TK.shape[0]
         width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         hidden_TK = torch.empty_like(residual_TK)
@@ -163,20 +155,18 @@ class Decoder:
         eps = config.norm_eps
         for index, layer in enumerate(self.weights.layers):
             if num_tokens == 1:
-                layer.qkv.fused(residual_TK, qkv_TC, norm_K=layer.attn_norm, eps=eps, early=early)
+                layer.qkv.fused(residual_TK, qkv_TC, norm_K=layer.attn_norm, eps=eps)
             else:
-                kernels.add_norm(None, residual_TK, layer.attn_norm, eps, hidden_TK, early=early)
+                kernels.add_norm(None, residual_TK, layer.attn_norm, eps, hidden_TK)
                 qkv_TC = layer.qkv(hidden_TK)
             self._attend(index, layer, qkv_TC, out_THD, step)
-            layer.o.fused(out_THD.view(num_tokens, -1), residual_TK, add=True, early=early)
+            layer.o.fused(out_THD.view(num_tokens, -1), residual_TK, add=True)
             if num_tokens == 1:
-                layer.gate_up.fused(
-                    residual_TK, act_TI, norm_K=layer.mlp_norm, eps=eps, activation=config.activation, early=early
-                )
+                layer.gate_up.fused(residual_TK, act_TI, norm_K=layer.mlp_norm, eps=eps, activation=config.activation)
             else:
-                kernels.add_norm(None, residual_TK, layer.mlp_norm, eps, hidden_TK, early=early)
-                kernels.activate(layer.gate_up(hidden_TK), act_TI, config.activation, early=early)
-            layer.down.fused(act_TI, residual_TK, add=True, early=early)
+                kernels.add_norm(None, residual_TK, layer.mlp_norm, eps, hidden_TK)
+                kernels.activate(layer.gate_up(hidden_TK), act_TI, config.activation)
+            layer.down.fused(act_TI, residual_TK, add=True)
 
     def _linear(self, index: int, name: str, linear: Linear, x_TK: torch.Tensor, step: Step) -> torch.Tensor:
         y_TN = linear(x_TK)
@@ -199,7 +189,6 @@ class Decoder:
             num_heads=config.num_heads,
             norms=layer.qk_norms,
             eps=config.norm_eps,
-            early=step.plan.early,
         )
         attend(
             qkv_TC,

@@ -136,9 +136,7 @@ class AdapterBank:
             for name, parts in FUSED.items():
                 shapes = [_shape(self.config, part) for part in parts]
                 ends = tuple(sum(outputs for _, outputs in shapes[: index + 1]) for index in range(len(parts)))
-                a = torch.zeros(
-                    self.num_slots, len(parts) * rank, shapes[0][0], dtype=self.dtype, device=self.device
-                )
+                a = torch.zeros(self.num_slots, len(parts) * rank, shapes[0][0], dtype=self.dtype, device=self.device)
                 b = torch.zeros(self.num_slots, ends[-1], rank, dtype=self.dtype, device=self.device)
                 self.stacks[layer, name] = _Stack(a, b, ends)
         for slot, adapter in self.adapters.items():

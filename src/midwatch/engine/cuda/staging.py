@@ -51,8 +51,7 @@ class Staging:
             host[offset : offset + array.size] = array.ravel()
         sent = self.send(offsets[-1])
         return [
-            sent[offset : offset + array.size].view(array.shape)
-            for offset, array in zip(offsets, arrays, strict=False)
+            sent[offset : offset + array.size].view(array.shape) for offset, array in zip(offsets, arrays, strict=False)
         ]
 
     def _allocate(self, capacity: int) -> None:
