@@ -84,7 +84,8 @@ def _small_kernels() -> list[float]:
             errors.append(error(layer(x), x.double() @ weight.T))
             if m > 16:
                 continue
-            normed, options = x.double(), {}
+            normed = x.double()
+            options: dict[str, Any] = {}
             if kind == 16 or m == 1:
                 normed = normed * torch.rsqrt((normed**2).mean(-1, keepdim=True) + 1e-5) * norm.double()
                 options = {"norm_K": norm, "eps": 1e-5}

@@ -6,8 +6,6 @@ Prints one line per shape and tiling, and writes nothing else. Linear layers are
 over different weights, as a decode step runs them; attention as vLLM's probe does, one launch at a time.
 """
 
-# ruff: noqa: B023 - calls that use a loop's variables are made before it turns
-
 from __future__ import annotations
 
 import itertools
@@ -16,6 +14,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +50,10 @@ def chain_us(calls: Sequence[Callable[[], object]]) -> float:
         for call in calls:
             call()
     graph.replay()
-    samples = []
+    samples: list[float] = []
     for _ in range(7):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         begin.record()
         graph.replay()
         end.record()
@@ -95,17 +96,17 @@ def linears() -> None:
         for m in (1, 2, 8, 16, 32):
             x = torch.randn(m, inputs, dtype=torch.bfloat16, device="cuda")
             out = torch.empty(m, outputs // 2 if kind == "gate" else outputs, dtype=torch.bfloat16, device="cuda")
-            library = chain_us([lambda layer=layer: layer(x) for layer in layers])
+            library = chain_us([partial(layer, x) for layer in layers])
             found = []
             for sizes in row if m == 1 else rows:
                 blocking = Blocking(outputs=sizes[0], inputs=sizes[1], warps=sizes[2], stages=sizes[3])
-                options = {"blocking": blocking, "add": kind == "add"}
+                options: dict[str, Any] = {"blocking": blocking, "add": kind == "add"}
                 if kind == "norm":
                     options |= {"norm_K": norm, "eps": 1e-5}
                 if kind == "gate":
                     options |= {"norm_K": norm, "eps": 1e-5, "activation": "silu"}
                 try:
-                    us = chain_us([lambda layer=layer, o=options: layer.fused(x, out, **o) for layer in layers])
+                    us = chain_us([partial(layer.fused, x, out, **options) for layer in layers])
                 except Exception as error:  # a blocking that does not fit the chip is a result too
                     print("  failed", name, m, sizes, type(error).__name__, str(error)[:80])
                     continue
@@ -142,18 +143,18 @@ def quantized() -> None:
             for m in (1, 8, 16, 32):
                 x = torch.randn(m, inputs, dtype=torch.bfloat16, device="cuda")
                 out = torch.empty(m, outputs // 2 if extra == "gate" else outputs, dtype=torch.bfloat16, device="cuda")
-                library = chain_us([lambda layer=layer: layer(x) for layer in plain])
-                before = chain_us([lambda layer=layer: layer.dense(torch.bfloat16) for layer in layers])
+                library = chain_us([partial(layer, x) for layer in plain])
+                before = chain_us([partial(layer.dense, torch.bfloat16) for layer in layers])
                 found = []
                 for sizes in row if m == 1 else rows:
                     blocking = Blocking(outputs=sizes[0], inputs=sizes[1], warps=sizes[2], stages=sizes[3])
-                    options = {"blocking": blocking, "add": extra == "add"}
+                    options: dict[str, Any] = {"blocking": blocking, "add": extra == "add"}
                     if extra == "gate":
                         options["activation"] = "silu"
                     if extra == "gate" and m == 1:
                         options |= {"norm_K": norm, "eps": 1e-5}
                     try:
-                        us = chain_us([lambda layer=layer, o=options: layer.fused(x, out, **o) for layer in layers])
+                        us = chain_us([partial(layer.fused, x, out, **options) for layer in layers])
                     except Exception as error:
                         print("  failed", kind, name, m, sizes, type(error).__name__, str(error)[:80])
                         continue
@@ -191,8 +192,16 @@ def decode() -> None:
                 for sizes in tilings:
                     tiling = Tiling(tile=sizes[0], warps=sizes[1], stages=sizes[2])
                     us = launch_us(
-                        lambda q=queries, kv=pool, p=plan, t=tiling, o=out: attention.decode_attention(
-                            q, kv[0], kv[1], o, p, scale=DIM**-0.5, window=0, tiling=t
+                        partial(
+                            attention.decode_attention,
+                            queries,
+                            pool[0],
+                            pool[1],
+                            out,
+                            plan,
+                            scale=DIM**-0.5,
+                            window=0,
+                            tiling=tiling,
                         )
                     )
                     found.append((us, splits, sizes))
@@ -232,8 +241,16 @@ def prefill() -> None:
                 tiling = Tiling(tile=tile, warps=warps, stages=stages, rows=rows)
                 try:
                     us = launch_us(
-                        lambda t=tiling, p=whole: attention.prefill_attention(
-                            queries, pool[0], pool[1], out, p, scale=DIM**-0.5, window=0, tiling=t
+                        partial(
+                            attention.prefill_attention,
+                            queries,
+                            pool[0],
+                            pool[1],
+                            out,
+                            whole,
+                            scale=DIM**-0.5,
+                            window=0,
+                            tiling=tiling,
                         )
                     )
                 except Exception as error:

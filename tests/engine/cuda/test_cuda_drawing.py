@@ -12,6 +12,8 @@ from cuda_models import DEVICE
 
 from midwatch.engine.cuda.drawing import draw
 
+# The interpreter's own use of numpy.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
 VOCABULARY = 9000  # three parts, the last one not full
 
 

@@ -133,15 +133,13 @@ class CudaBackend:
         if self.graphs.fits(batch):
             return self.graphs.run(batch)
         step, logit_rows = self._step(batch)
-        residual_TK, delta_TK = self.decoder.run(step, self.previous_ids)
+        residual_RK, delta_RK = self.decoder.run(step, self.previous_ids)
         hidden_TK = None
         if batch.want_hidden:
-            hidden_TK = self.decoder.final_norm(residual_TK, delta_TK)
+            hidden_TK = self.decoder.final_norm(residual_RK, delta_RK)
             last_RK = hidden_TK.index_select(0, logit_rows)
         else:
-            rows = [None if x is None else x.index_select(0, logit_rows) for x in (residual_TK, delta_TK)]
-            assert rows[0] is not None
-            last_RK = self.decoder.final_norm(rows[0], rows[1]) if logit_rows.numel() else rows[0]
+            last_RK = self.decoder.final_norm(residual_RK, delta_RK) if logit_rows.numel() else residual_RK
         logits_RV = torch.empty(logit_rows.numel(), self.config.vocab_size, dtype=torch.float32, device=self.device)
         if logit_rows.numel():
             self.decoder.weights.head.logits(last_RK, logits_RV)
@@ -213,6 +211,7 @@ class CudaBackend:
                 slots_T=sent[11], groups=tuple((slot, sent[index].long()) for slot, index in groups)
             )
         plan = self._plan(batch, counts, sent, single.size)
+        logit_rows = sent[7].long()
         step = Step(
             token_ids=sent[0],
             previous_rows=sent[1],
@@ -220,8 +219,9 @@ class CudaBackend:
             slots=sent[3],
             plan=plan,
             adapter_rows=adapter_rows,
+            logit_rows=None if batch.want_hidden or len(logit_rows) == batch.num_tokens else logit_rows,
         )
-        return step, sent[7].long()
+        return step, logit_rows
 
     def _plan(self, batch: Batch, counts: np.ndarray, sent: list[torch.Tensor], num_single: int) -> Plan:
         config = self.config

@@ -131,7 +131,7 @@ class DecodeGraphs:
         step = self._step(size, lora)
         if self.memory is None:
             return _Recorded(None, step)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._compute(step)  # compiles kernels and sets up cuBLAS, which a recording may not do

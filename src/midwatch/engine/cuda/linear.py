@@ -42,7 +42,9 @@ class Blocking:
 ROW_BLOCKING = Blocking(outputs=8, inputs=256, warps=2, stages=4)
 ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=512, warps=4, stages=4)
 ROWS_BLOCKING = Blocking(outputs=16, inputs=256, warps=2, stages=4)
-QUANTIZED_ROW_BLOCKING = Blocking(outputs=4, inputs=512, warps=2, stages=4)
+QUANTIZED_ROW_BLOCKING = Blocking(outputs=4, inputs=512, warps=4, stages=1)
+QUANTIZED_ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=512, warps=4, stages=4)
+QUANTIZED_FEW_BLOCKING = Blocking(outputs=32, inputs=128, warps=2, stages=4)
 QUANTIZED_ROWS_BLOCKING = Blocking(outputs=64, inputs=128, warps=4, stages=3)
 
 
@@ -130,12 +132,12 @@ class Linear:
         codes = (self.weight, self.scales, _or(self.minima, self.scales))
         if rows > 1:
             assert norm_K is None, "normalise several rows before a product with quantized weights"
-            arguments = (x_MK, *codes, bias, out_MN, rows, *sizes, x_MK.stride(0))
-            launch(quantized_rows_kernel, grid, arguments, **few, **packed, **around, **even, **exact, **options)
+            several = (x_MK, *codes, bias, out_MN, rows, *sizes, x_MK.stride(0))
+            launch(quantized_rows_kernel, grid, several, **few, **packed, **around, **even, **exact, **options)
         else:
             tile = {"BLOCK_N": blocking.outputs, **packed, "NORMED": norm_K is not None, **around, **even}
-            arguments = (x_MK, *codes, norm, bias, out_MN, eps, *sizes)
-            launch(quantized_row_kernel, grid, arguments, **tile, STAGES=blocking.stages, **options)
+            single = (x_MK, *codes, norm, bias, out_MN, eps, *sizes)
+            launch(quantized_row_kernel, grid, single, **tile, STAGES=blocking.stages, **options)
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The weights as numbers, [N, K]."""
@@ -157,8 +159,10 @@ class Linear:
         return out_NK
 
     def _blocking(self, rows: int, add: bool) -> Blocking:
+        if self.bits < 16 and rows > 1:
+            return QUANTIZED_FEW_BLOCKING if rows <= FEW_ROWS else QUANTIZED_ROWS_BLOCKING
         if self.bits < 16:
-            return QUANTIZED_ROWS_BLOCKING if rows > 1 else QUANTIZED_ROW_BLOCKING
+            return QUANTIZED_ROW_ADD_BLOCKING if add else QUANTIZED_ROW_BLOCKING
         if rows > 1:
             return ROWS_BLOCKING
         return ROW_ADD_BLOCKING if add else ROW_BLOCKING
@@ -167,15 +171,25 @@ class Linear:
 def make_linear(weight_NK: torch.Tensor, bits: Bits, bias_N: torch.Tensor | None = None) -> Linear:
     """A linear layer of plain weights, in `bits`; in 16 where a row does not divide into groups."""
     outputs, inputs = weight_NK.shape
-    shape = {"outputs": outputs, "inputs": inputs}
     if bits == 8 and inputs % 32 == 0:
         group = INT8_GROUP if inputs % INT8_GROUP == 0 else 32
         codes, scales = quantize_int8(weight_NK, group)
-        return Linear(weight=codes, bits=8, group=group, scales=scales, bias=bias_N, **shape)
-    if bits == 4 and inputs % (2 * INT4_GROUP) == 0:
-        codes, scales, minima = quantize_int4(weight_NK, INT4_GROUP)
-        return Linear(weight=codes, bits=4, group=INT4_GROUP, scales=scales, minima=minima, bias=bias_N, **shape)
-    return Linear(weight=weight_NK.contiguous(), bias=bias_N, **shape)
+        minima = None
+    elif bits == 4 and inputs % (2 * INT4_GROUP) == 0:
+        group = INT4_GROUP
+        codes, scales, minima = quantize_int4(weight_NK, group)
+    else:
+        return Linear(weight=weight_NK.contiguous(), outputs=outputs, inputs=inputs, bias=bias_N)
+    return Linear(
+        weight=codes,
+        outputs=outputs,
+        inputs=inputs,
+        bits=bits,
+        group=group,
+        scales=scales,
+        minima=minima,
+        bias=bias_N,
+    )
 
 
 def quantize_int8(weight_NK: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:

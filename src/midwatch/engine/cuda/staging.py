@@ -58,7 +58,7 @@ class Staging:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.synchronize(self.device)  # the old buffers may still be copied from
-            self.copied = [torch.cuda.Event() for _ in range(DEPTH)]
+            self.copied = [torch.cuda.Event() for _ in range(DEPTH)]  # type: ignore[no-untyped-call]
         self.buffers = [torch.zeros(capacity, dtype=torch.int32, pin_memory=on_gpu) for _ in range(DEPTH)]
         self.numbers = torch.zeros(capacity, dtype=torch.int32, device=self.device)
 
