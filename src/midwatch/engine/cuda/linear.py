@@ -50,21 +50,20 @@ QUANTIZED_ROWS_BLOCKING = Blocking(outputs=64, inputs=128, warps=4, stages=3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """y = x Wᵀ + b. `weight` is [N, K], or codes: uint8 [N, K] or [N, K / 2] with `scales` and `minima`."""
+    """y = x Wᵀ + b. `weight` is [N, K], or words of codes, int32 [N, K · bits / 32], with `pairs` per group."""
 
     weight: torch.Tensor
     outputs: int
     inputs: int
     bits: Bits = 16
     group: int = 32
-    scales: torch.Tensor | None = None
-    minima: torch.Tensor | None = None
+    pairs: torch.Tensor | None = None
     bias: torch.Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
         """Bytes that one product reads of the weights."""
-        parts = (self.weight, self.scales, self.minima, self.bias)
+        parts = (self.weight, self.pairs, self.bias)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
     def __call__(self, x_MK: torch.Tensor) -> torch.Tensor:
@@ -125,11 +124,11 @@ class Linear:
                 one = {"BLOCK_N": blocking.outputs, **tile, "STAGES": blocking.stages}
                 launch(row_kernel, grid, (*arrays, *sizes), **one, **options)
             return
-        width = self.inputs // 2 if self.bits == 4 else self.inputs
+        width = self.inputs * self.bits // 32
         groups = max(_block(width, blocking.inputs, self.group) // self.group, 1)
         even = {"EVEN": width % (groups * self.group) == 0}
         packed = {"G": groups, "GROUP": self.group, "BITS": self.bits}
-        codes = (self.weight, self.scales, _or(self.minima, self.scales))
+        codes = (self.weight, self.pairs)
         if rows > 1:
             assert norm_K is None, "normalise several rows before a product with quantized weights"
             several = (x_MK, *codes, bias, out_MN, rows, *sizes, x_MK.stride(0))
@@ -144,13 +143,13 @@ class Linear:
         if self.bits == 16:
             return self.weight.to(dtype)
         out_NK = torch.empty(self.outputs, self.inputs, dtype=dtype, device=self.weight.device)
-        width = self.inputs // 2 if self.bits == 4 else self.inputs
-        groups = max(_block(width, 512, self.group) // self.group, 1)
+        width = self.inputs * self.bits // 32
+        groups = max(_block(width, 128, self.group) // self.group, 1)
         rows = 8 if self.outputs % 8 == 0 else 1
         launch(
             dequantize_kernel,
             (self.outputs // rows, triton.cdiv(width, groups * self.group)),
-            (self.weight, self.scales, _or(self.minima, self.scales), out_NK, self.inputs),
+            (self.weight, self.pairs, out_NK, self.inputs),
             BITS=self.bits,
             GROUP=self.group,
             G=groups,
@@ -171,45 +170,39 @@ class Linear:
 def make_linear(weight_NK: torch.Tensor, bits: Bits, bias_N: torch.Tensor | None = None) -> Linear:
     """A linear layer of plain weights, in `bits`; in 16 where a row does not divide into groups."""
     outputs, inputs = weight_NK.shape
-    if bits == 8 and inputs % 32 == 0:
-        group = INT8_GROUP if inputs % INT8_GROUP == 0 else 32
-        codes, scales = quantize_int8(weight_NK, group)
-        minima = None
-    elif bits == 4 and inputs % (2 * INT4_GROUP) == 0:
-        group = INT4_GROUP
-        codes, scales, minima = quantize_int4(weight_NK, group)
-    else:
+    positions = 32 // bits
+    group = INT8_GROUP if bits == 8 and inputs % (INT8_GROUP * positions) == 0 else INT4_GROUP
+    if bits == 16 or inputs % (group * positions):
         return Linear(weight=weight_NK.contiguous(), outputs=outputs, inputs=inputs, bias=bias_N)
-    return Linear(
-        weight=codes,
-        outputs=outputs,
-        inputs=inputs,
-        bits=bits,
-        group=group,
-        scales=scales,
-        minima=minima,
-        bias=bias_N,
-    )
+    words, pairs = quantize(weight_NK, bits, group)
+    return Linear(weight=words, outputs=outputs, inputs=inputs, bits=bits, group=group, pairs=pairs, bias=bias_N)
 
 
-def quantize_int8(weight_NK: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes uint8 [N, K] and scales float16 [N, K / group]: w ≈ (code - 128) · scale."""
-    weight_NGg = weight_NK.float().view(weight_NK.shape[0], -1, group)
-    scale_NG1 = (weight_NGg.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(1e-7).half()
-    codes = (weight_NGg / scale_NG1.float()).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
-    return codes.view(weight_NK.shape), scale_NG1.squeeze(-1).contiguous()
+def quantize(weight_NK: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Words int32 [N, K · bits / 32] and pairs int32 [N, K / group], as `quantized_kernels.py` describes them.
 
-
-def quantize_int4(weight_NK: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes uint8 [N, K / 2], scales and minima float16 [N, K / group]: w ≈ code · scale + minimum."""
+    Step and base are rounded to bfloat16 outwards first, so that a group's range stays covered; the codes are then the
+    nearest to what those numbers give.
+    """
     rows, columns = weight_NK.shape
     weight_NGg = weight_NK.float().view(rows, -1, group)
-    low_NG1 = weight_NGg.amin(dim=-1, keepdim=True).half()
-    scale_NG1 = ((weight_NGg.amax(dim=-1, keepdim=True) - low_NG1.float()) / 15).clamp_min(1e-7).half()
-    codes = ((weight_NGg - low_NG1.float()) / scale_NG1.float()).round_().clamp_(0, 15).to(torch.uint8)
-    codes = codes.view(rows, 2, columns // 2)
-    packed = codes[:, 0] | (codes[:, 1] << 4)
-    return packed.contiguous(), scale_NG1.squeeze(-1).contiguous(), low_NG1.squeeze(-1).contiguous()
+    low_NG1 = weight_NGg.amin(dim=-1, keepdim=True)
+    levels = 1 << bits
+    span_NG1 = (weight_NGg.amax(dim=-1, keepdim=True) - low_NG1).clamp_min(1e-6)
+    step_NG1 = _up(span_NG1 * (levels / (levels - 1)) * (1 + 2.0**-6))
+    base_NG1 = -_up(step_NG1.float() - low_NG1)
+    steps = (weight_NGg - base_NG1.float()) / step_NG1.float() - 1
+    codes = (steps * levels).round_().clamp_(0, levels - 1).to(torch.int32).view(rows, 32 // bits, -1)
+    words = codes[:, 0].clone()
+    for position in range(1, 32 // bits):
+        words |= codes[:, position] << (bits * position)
+    halves = [half.squeeze(-1).view(torch.int16).to(torch.int32) for half in (step_NG1, base_NG1)]
+    return words, (halves[0] & 0xFFFF) | (halves[1] << 16)
+
+
+def _up(numbers: torch.Tensor) -> torch.Tensor:
+    """Positive numbers in bfloat16, not below what they were."""
+    return (numbers * (1 + 2.0**-8)).to(torch.bfloat16)
 
 
 def _block(width: int, wanted: int, least: int) -> int:
@@ -220,5 +213,5 @@ def _block(width: int, wanted: int, least: int) -> int:
     return max(block, least)
 
 
-def _or(tensor: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+def _or(tensor: torch.Tensor | None, other: torch.Tensor) -> torch.Tensor:
     return other if tensor is None else tensor
