@@ -12,11 +12,10 @@ from cuda_models import DEVICE
 
 from midwatch.engine.cuda.attention import find_flash, num_splits, row_tiles
 from midwatch.engine.cuda.graphs import graph_sizes
-from midwatch.engine.cuda.linear import make_linear
+from midwatch.engine.cuda.linear import GROUP, make_linear
 from midwatch.engine.cuda.loading import rotation_tables
 from midwatch.engine.cuda.staging import ALIGN, Staging
 from midwatch.errors import SettingsError
-
 
 # The interpreter's own use of numpy.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
@@ -71,8 +70,8 @@ def test_quantized_weights_are_within_half_a_step(bits: int) -> None:
     weight = torch.randn(8, 512, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     layer = make_linear(weight, bits)
     assert layer.bits == bits
-    span = weight.view(8, -1, layer.group).aminmax(dim=-1)
-    step = (span.max - span.min).repeat_interleave(layer.group, 1) / (2**bits - 1)
+    span = weight.view(8, -1, GROUP).aminmax(dim=-1)
+    step = (span.max - span.min).repeat_interleave(GROUP, 1) / (2**bits - 1)
     assert (layer.dense(torch.float32) - weight).abs().le(0.53 * step).all()
 
 

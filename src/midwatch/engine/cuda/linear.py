@@ -25,8 +25,8 @@ FEW_ROWS = 16
 """Up to so many rows our kernels beat the library where they can add to the residual as well."""
 QUANTIZED_MAX_ROWS = 32
 """Up to so many rows quantized weights are unpacked inside the product; above, before it."""
-INT4_GROUP = 32
-INT8_GROUP = 128
+GROUP = 32
+"""Quantized weights that share a step and a base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,6 @@ class Linear:
     outputs: int
     inputs: int
     bits: Bits = 16
-    group: int = 32
     pairs: torch.Tensor | None = None
     bias: torch.Tensor | None = None
 
@@ -125,9 +124,9 @@ class Linear:
                 launch(row_kernel, grid, (*arrays, *sizes), **one, **options)
             return
         width = self.inputs * self.bits // 32
-        groups = max(_block(width, blocking.inputs, self.group) // self.group, 1)
-        even = {"EVEN": width % (groups * self.group) == 0}
-        packed = {"G": groups, "GROUP": self.group, "BITS": self.bits}
+        groups = max(_block(width, blocking.inputs, GROUP) // GROUP, 1)
+        even = {"EVEN": width % (groups * GROUP) == 0}
+        packed = {"G": groups, "GROUP": GROUP, "BITS": self.bits}
         codes = (self.weight, self.pairs)
         if rows > 1:
             assert norm_K is None, "normalise several rows before a product with quantized weights"
@@ -144,14 +143,14 @@ class Linear:
             return self.weight.to(dtype)
         out_NK = torch.empty(self.outputs, self.inputs, dtype=dtype, device=self.weight.device)
         width = self.inputs * self.bits // 32
-        groups = max(_block(width, 128, self.group) // self.group, 1)
+        groups = max(_block(width, 128, GROUP) // GROUP, 1)
         rows = 8 if self.outputs % 8 == 0 else 1
         launch(
             dequantize_kernel,
-            (self.outputs // rows, triton.cdiv(width, groups * self.group)),
+            (self.outputs // rows, triton.cdiv(width, groups * GROUP)),
             (self.weight, self.pairs, out_NK, self.inputs),
             BITS=self.bits,
-            GROUP=self.group,
+            GROUP=GROUP,
             G=groups,
             BLOCK_N=rows,
         )
@@ -170,22 +169,20 @@ class Linear:
 def make_linear(weight_NK: torch.Tensor, bits: Bits, bias_N: torch.Tensor | None = None) -> Linear:
     """A linear layer of plain weights, in `bits`; in 16 where a row does not divide into groups."""
     outputs, inputs = weight_NK.shape
-    positions = 32 // bits
-    group = INT8_GROUP if bits == 8 and inputs % (INT8_GROUP * positions) == 0 else INT4_GROUP
-    if bits == 16 or inputs % (group * positions):
+    if bits == 16 or inputs % (GROUP * 32 // bits):
         return Linear(weight=weight_NK.contiguous(), outputs=outputs, inputs=inputs, bias=bias_N)
-    words, pairs = quantize(weight_NK, bits, group)
-    return Linear(weight=words, outputs=outputs, inputs=inputs, bits=bits, group=group, pairs=pairs, bias=bias_N)
+    words, pairs = quantize(weight_NK, bits)
+    return Linear(weight=words, outputs=outputs, inputs=inputs, bits=bits, pairs=pairs, bias=bias_N)
 
 
-def quantize(weight_NK: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Words int32 [N, K · bits / 32] and pairs int32 [N, K / group], as `quantized_kernels.py` describes them.
+def quantize(weight_NK: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Words int32 [N, K · bits / 32] and pairs int32 [N, K / GROUP], as `quantized_kernels.py` describes them.
 
     Step and base are rounded to bfloat16 outwards first, so that a group's range stays covered; the codes are then the
     nearest to what those numbers give.
     """
-    rows, columns = weight_NK.shape
-    weight_NGg = weight_NK.float().view(rows, -1, group)
+    rows = weight_NK.shape[0]
+    weight_NGg = weight_NK.float().view(rows, -1, GROUP)
     low_NG1 = weight_NGg.amin(dim=-1, keepdim=True)
     levels = 1 << bits
     span_NG1 = (weight_NGg.amax(dim=-1, keepdim=True) - low_NG1).clamp_min(1e-6)
