@@ -12,10 +12,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import triton
 
 from midwatch.engine.cuda.attention import precision
-from midwatch.engine.cuda.launch import launch
+from midwatch.engine.cuda.launch import cdiv, launch, power_of_2
 from midwatch.engine.cuda.linear_kernels import row_kernel, rows_kernel
 from midwatch.engine.cuda.quantized_kernels import dequantize_kernel, quantized_row_kernel, quantized_rows_kernel
 
@@ -31,7 +30,7 @@ GROUP = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocking:
-    """How a kernel is compiled: outputs and inputs per tile, warps, depth of the load pipeline."""
+    """How a kernel is compiled: outputs and inputs (or words of codes) per tile, warps, depth of the load pipeline."""
 
     outputs: int
     inputs: int
@@ -42,10 +41,10 @@ class Blocking:
 ROW_BLOCKING = Blocking(outputs=8, inputs=256, warps=2, stages=4)
 ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=512, warps=4, stages=4)
 ROWS_BLOCKING = Blocking(outputs=16, inputs=256, warps=2, stages=4)
-QUANTIZED_ROW_BLOCKING = Blocking(outputs=4, inputs=512, warps=4, stages=1)
-QUANTIZED_ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=512, warps=4, stages=4)
-QUANTIZED_FEW_BLOCKING = Blocking(outputs=32, inputs=128, warps=2, stages=4)
-QUANTIZED_ROWS_BLOCKING = Blocking(outputs=64, inputs=128, warps=4, stages=3)
+QUANTIZED_ROW_BLOCKING = Blocking(outputs=2, inputs=128, warps=1, stages=3)
+QUANTIZED_ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=128, warps=2, stages=3)
+QUANTIZED_ROWS_BLOCKING = Blocking(outputs=32, inputs=64, warps=2, stages=2)
+QUANTIZED_ROWS_ADD_BLOCKING = Blocking(outputs=32, inputs=32, warps=2, stages=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +107,8 @@ class Linear:
         around = {"GATED": activation is not None, "GELU": activation == "gelu_tanh", "BIAS": self.bias is not None}
         around["ADD"] = add
         options = {"num_warps": blocking.warps, "num_stages": blocking.stages}
-        grid = (triton.cdiv(outputs, blocking.outputs),)
-        few = {"ROWS": max(8, triton.next_power_of_2(rows)), "BLOCK_N": blocking.outputs}
+        grid = (cdiv(outputs, blocking.outputs),)
+        few = {"ROWS": max(8, power_of_2(rows)), "BLOCK_N": blocking.outputs}
         exact = {"PRECISION": precision(x_MK.dtype)}
         sizes = (outputs, self.inputs)
         if self.bits == 16:
@@ -147,7 +146,7 @@ class Linear:
         rows = 8 if self.outputs % 8 == 0 else 1
         launch(
             dequantize_kernel,
-            (self.outputs // rows, triton.cdiv(width, groups * GROUP)),
+            (self.outputs // rows, cdiv(width, groups * GROUP)),
             (self.weight, self.pairs, out_NK, self.inputs),
             BITS=self.bits,
             GROUP=GROUP,
@@ -158,7 +157,7 @@ class Linear:
 
     def _blocking(self, rows: int, add: bool) -> Blocking:
         if self.bits < 16 and rows > 1:
-            return QUANTIZED_FEW_BLOCKING if rows <= FEW_ROWS else QUANTIZED_ROWS_BLOCKING
+            return QUANTIZED_ROWS_ADD_BLOCKING if add else QUANTIZED_ROWS_BLOCKING
         if self.bits < 16:
             return QUANTIZED_ROW_ADD_BLOCKING if add else QUANTIZED_ROW_BLOCKING
         if rows > 1:
