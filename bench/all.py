@@ -21,18 +21,21 @@ def main() -> int:
     parser.add_argument("--llama-cpp", type=Path, help="folder with llama-batched-bench and llama-server")
     parser.add_argument("--alertmanager", type=Path, help="the prometheus-alertmanager binary")
     parser.add_argument(
-        "--only", nargs="*", help="names of benches: evidence intake triage engine dashboard neighbour start"
+        "--only", nargs="*", help="evidence intake triage engine engine_http paging dashboard neighbour start"
     )
     arguments = parser.parse_args()
     llama = arguments.llama_cpp
     alertmanager = ["--alertmanager", str(arguments.alertmanager)] if arguments.alertmanager else []
+    beside_llama = ["--llama-cpp", str(llama)] if llama else []
     benches: dict[str, list[str]] = {
         "evidence": [],
         "intake": alertmanager,
         "triage": [],
-        "engine": ["--llama-cpp", str(llama)] if llama else [],
+        "engine": beside_llama,
+        "engine_http": beside_llama,
+        "paging": [],
         "dashboard": [],
-        "neighbour": [],
+        "neighbour": beside_llama,
         "start": ["--llama-server", str(llama / "llama-server")] if llama else [],
     }
     failed = 0

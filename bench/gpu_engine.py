@@ -104,7 +104,9 @@ def steps(backend: CudaBackend, *, profile: bool) -> list[results.Row]:
         note = f"reading its {streamed / 1e9:.1f} GB at {COPY_GB_S:.0f} GB/s takes {floor:.2f} ms"
         extra: dict[str, float | str] = {"host_ms": round(host_ms, 3), "tokens_per_s": round(count / samples[0] * 1e3)}
         rows.append(results.row(f"decode step {count} × {context:,}", samples, "ms", note=note, extra=extra))
-        print(f"decode {count}x{context}: {min(samples):.3f} ms, host {host_ms:.3f} ms, floor {floor:.2f} ms", flush=True)
+        print(
+            f"decode {count}x{context}: {min(samples):.3f} ms, host {host_ms:.3f} ms, floor {floor:.2f} ms", flush=True
+        )
         if profile and (count, context) in ((1, 256), (8, 256), (64, 2112), (256, 820)):
             print_profile(lambda batch=batch: backend.forward(batch))
     for count, context in ((2, 4096), (16, 1024), (1, 128)):
@@ -113,7 +115,9 @@ def steps(backend: CudaBackend, *, profile: bool) -> list[results.Row]:
         extra = {"host_ms": round(host_ms, 3), "tokens_per_s": round(count * context / samples[0] * 1e3)}
         rows.append(results.row(f"prefill step {count} × {context:,}", samples, "ms", extra=extra))
         speed = count * context / min(samples)
-        print(f"prefill {count}x{context}: {min(samples):.2f} ms, host {host_ms:.2f} ms, {speed:.1f}k tok/s", flush=True)
+        print(
+            f"prefill {count}x{context}: {min(samples):.2f} ms, host {host_ms:.2f} ms, {speed:.1f}k tok/s", flush=True
+        )
         if profile and context == 1024:
             print_profile(lambda batch=batch: backend.forward(batch))
     return rows

@@ -62,9 +62,7 @@ def decode_case(batch: int, context: int, page: int, splits: int) -> tuple[torch
     return queries, pool, plan
 
 
-def prefill_case(
-    counts: Sequence[int], lengths: Sequence[int], page: int
-) -> tuple[torch.Tensor, torch.Tensor, Plan]:
+def prefill_case(counts: Sequence[int], lengths: Sequence[int], page: int) -> tuple[torch.Tensor, torch.Tensor, Plan]:
     """Queries with `counts` rows a sequence, which are the last of `lengths` positions; a pool; the plan."""
     pages = -(-max(lengths) // page)
     batch = len(counts)
@@ -91,12 +89,18 @@ def prefill_case(
 def _copy() -> results.Row:
     x = torch.empty(4 << 30, dtype=torch.uint8, device="cuda")
     y = torch.empty_like(x)
-    return results.row("copy of 4 GiB, bytes read and written", [2 * x.numel() / ms / 1e6 for ms in times_ms(lambda: y.copy_(x))], "GB/s")
+    return results.row(
+        "copy of 4 GiB, bytes read and written",
+        [2 * x.numel() / ms / 1e6 for ms in times_ms(lambda: y.copy_(x))],
+        "GB/s",
+    )
 
 
 def _matmul() -> results.Row:
     a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-    return results.row("bf16 matrix product 8192³", [2 * 8192**3 / ms / 1e9 for ms in times_ms(lambda: a @ b)], "TFLOP/s")
+    return results.row(
+        "bf16 matrix product 8192³", [2 * 8192**3 / ms / 1e9 for ms in times_ms(lambda: a @ b)], "TFLOP/s"
+    )
 
 
 def _decode(batch: int, context: int, page: int) -> results.Row:

@@ -120,8 +120,23 @@ def linears() -> None:
 
 def decode() -> None:
     """Every tiling and number of splits, GB/s of keys and values."""
-    tilings = [(64, 4, 3), (64, 4, 4), (64, 2, 4), (64, 8, 4), (128, 4, 3), (128, 8, 3), (32, 4, 5), (32, 2, 5), (32, 1, 5)]
-    for batch, context, choices in ((64, 8192, (1, 2, 4)), (8, 4096, (8, 16, 32)), (256, 1024, (1, 2)), (1, 4096, (32, 64))):
+    tilings = [
+        (64, 4, 3),
+        (64, 4, 4),
+        (64, 2, 4),
+        (64, 8, 4),
+        (128, 4, 3),
+        (128, 8, 3),
+        (32, 4, 5),
+        (32, 2, 5),
+        (32, 1, 5),
+    ]
+    for batch, context, choices in (
+        (64, 8192, (1, 2, 4)),
+        (8, 4096, (8, 16, 32)),
+        (256, 1024, (1, 2)),
+        (1, 4096, (32, 64)),
+    ):
         for page in (16, 64):
             found = []
             for splits in choices:
@@ -139,7 +154,10 @@ def decode() -> None:
             found.sort()
             gb = 2 * batch * context * KV_HEADS * DIM * 2 / 1e3
             listed = ", ".join(f"splits {s} {t} {gb / us:.0f}" for us, s, t in found[:6])
-            print(f"decode {batch}x{context} page {page}: {listed} | worst {found[-1][1:]} {gb / found[-1][0]:.0f}", flush=True)
+            print(
+                f"decode {batch}x{context} page {page}: {listed} | worst {found[-1][1:]} {gb / found[-1][0]:.0f}",
+                flush=True,
+            )
 
 
 def prefill() -> None:

@@ -1,9 +1,10 @@
-"""What a busy neighbour costs the engine, by how long PyTorch's threads spin when they wait.
+"""What a busy neighbour costs decode: the C step with one thread and with two, llama.cpp, and PyTorch by its spin.
 
-    python bench/neighbour.py [--runs 5]
+    python bench/neighbour.py [--runs 5] [--llama-cpp DIR]
 
-Each sample is a fresh process that loads the weights and decodes 64 tokens: alone on the machine, and beside two busy
-loops for each core. "Default" is what GNU OpenMP does by itself, and is the peer of our setting.
+Each sample is a fresh process that decodes one sequence: alone on the machine, beside one busy loop, and beside two for
+each core. The C step's threads take work from one counter, so one that the system has put aside holds nobody up; GNU
+OpenMP, which PyTorch uses, waits for all at every operation and spins for long by itself (`engine/cores.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from llama_cpp import LlamaCpp
 from midwatch import results, settings
 from midwatch.engine import hub
 from midwatch.engine.cores import SPIN_TURNS, usable_cores
@@ -28,27 +31,26 @@ from pathlib import Path
 from midwatch.engine.engine import Engine
 from midwatch.engine.request import SamplingParams
 from midwatch.settings import EngineSettings
-started = time.perf_counter()
-engine = Engine.load(Path(sys.argv[1]), EngineSettings())
-loaded = time.perf_counter()
+chosen = EngineSettings(threads=int(sys.argv[3]), kernels=sys.argv[4])
+engine = Engine.load(Path(sys.argv[1]), chosen, kernel_dir=Path(sys.argv[2]))
 engine.add_request(list(range(1000, 1064)), SamplingParams(max_tokens=65, ignore_eos=True))
 engine.step()
 decoding = time.perf_counter()
 while engine.has_work:
     engine.step()
-print(loaded - started, 64 / (time.perf_counter() - decoding))
+print(64 / (time.perf_counter() - decoding))
 """
 
 
-def sample(model: Path, turns: str | None) -> tuple[float, float]:
-    """Seconds to load and tokens per second of decode, in a process whose threads spin for `turns` (None: default)."""
+def sample(kernels: str, threads: int, spin_turns: str | None = SPIN_TURNS) -> float:
+    """Tokens per second in a process of its own; OpenMP spins for `spin_turns` (None is its default)."""
+    configured = settings.load()
+    model = hub.resolve(configured.engine.model, configured.cache_dir)
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    if turns is not None:
-        environment["GOMP_SPINCOUNT"] = turns
-    argv = [sys.executable, "-c", CHILD, str(model)]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
-    load_s, decode_tokens_per_s = done.stdout.split()
-    return float(load_s), float(decode_tokens_per_s)
+    if spin_turns is not None:
+        environment["GOMP_SPINCOUNT"] = spin_turns
+    argv = [sys.executable, "-c", CHILD, str(model), str(configured.kernel_dir), str(threads), kernels]
+    return float(subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
 @contextlib.contextmanager
@@ -67,37 +69,57 @@ def main() -> None:
     """Measure and write `results/engine/neighbour.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
-    configured = settings.load()
-    model = hub.resolve(configured.engine.model, configured.cache_dir)
+    parser.add_argument("--llama-cpp", type=Path, help="folder that holds llama-batched-bench and llama-quantize")
+    given = parser.parse_args()
+    cores = usable_cores()
+    runners: dict[str, Callable[[], float]] = {
+        "all": lambda: sample("native", cores),
+        "one": lambda: sample("native", 1),
+        "torch": lambda: sample("torch", cores),
+        "torch, default spin": lambda: sample("torch", cores, None),
+    }
+    if given.llama_cpp is not None:
+        configured = settings.load()
+        work = Path(tempfile.gettempdir()) / "midwatch-bench"
+        work.mkdir(exist_ok=True)
+        llama = LlamaCpp(given.llama_cpp, hub.resolve(configured.engine.model, configured.cache_dir), work)
+        file = llama.requantized
+        runners["llama.cpp"] = lambda: llama.batched_bench(file, prompt=64, new=64, batches=(1,), threads=cores)[1][1]
     rows = []
-    for where, neighbours in (("alone", 0), ("beside two busy loops a core", 2 * usable_cores())):
-        spins = {"ours": SPIN_TURNS, "default": None} | ({"none": "0"} if neighbours == 0 else {})
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in spins}
+    for where, neighbours in (("alone", 0), ("beside one busy loop", 1), ("beside two a core", 2 * cores)):
+        taken: dict[str, list[float]] = {name: [] for name in runners}
         with busy(neighbours):
-            for turn in range(runs):
-                for name, turns in spins.items():
-                    taken[name].append(sample(model, turns))
-                medians = {
-                    name: round(statistics.median(decode for _, decode in got), 1) for name, got in taken.items()
-                }
-                print(f"{where}, round {turn + 1}: decode {medians}", flush=True)
-        for index, (what, unit) in enumerate((("load", "s"), ("decode", "tokens/s"))):
-            rows.append(
-                results.row(
-                    f"{what}, {where}",
-                    [got[index] for got in taken["ours"]],
-                    unit,
-                    peer="GNU OpenMP's default spin",
-                    peer_samples=[got[index] for got in taken["default"]],
-                )
-            )
-        if "none" in taken:
-            rows.append(
-                results.row("decode, alone, no spin at all", [decode for _, decode in taken["none"]], "tokens/s")
-            )
+            for turn in range(given.runs):
+                for name, run in runners.items():
+                    taken[name].append(run())
+                middle = {name: round(statistics.median(values), 1) for name, values in taken.items()}
+                print(f"{where}, round {turn + 1}: {middle}", flush=True)
+        rows += rows_of(where, taken, cores)
     results.write(ROOT / "results" / "engine" / "neighbour.json", rows)
     print(results.table(rows))
+
+
+def rows_of(where: str, taken: dict[str, list[float]], cores: int) -> list[results.Row]:
+    """The lines of one kind of neighbourhood."""
+    theirs = taken.get("llama.cpp", [])
+    peer = f"llama.cpp Q4_0, {cores} threads" if theirs else None
+    return [
+        results.row(f"decode, {cores} threads, {where}", taken["all"], "tokens/s", peer=peer, peer_samples=theirs),
+        results.row(
+            f"decode, {cores} threads against one, {where}",
+            taken["all"],
+            "tokens/s",
+            peer="ourselves, one thread",
+            peer_samples=taken["one"],
+        ),
+        results.row(
+            f"decode in PyTorch, short spin, {where}",
+            taken["torch"],
+            "tokens/s",
+            peer="GNU OpenMP's default spin",
+            peer_samples=taken["torch, default spin"],
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ class ScriptedEngine:
     """Yields each word of `script` as one step of every answer. An exception in the script is raised there.
 
     With `paced`, a step waits for `release()`. `closed` is set when a request's generator has ended, however it ended.
-    A prompt that begins with "!" is refused with 400. `last_reason` ends every answer.
+    A prompt that begins with "!" is refused with 400. `last_reason` ends every answer. Request number `fail_at` fails
+    with `failure`.
     """
 
     script: tuple[str | Exception, ...] = ("one ", "two ", "three")
@@ -51,6 +52,8 @@ class ScriptedEngine:
     last_reason: FinishReason = "stop"
     adapter_dir: Path | None = None
     waiting: int = 0
+    fail_at: int = 0
+    failure: Exception | None = None
     steps: int = 0
     seen: list[tuple[Sequence[int], SamplingParams]] = field(default_factory=list)
     options: list[dict[str, object]] = field(default_factory=list)
@@ -90,6 +93,8 @@ class ScriptedEngine:
         self._loop, self._permits = asyncio.get_running_loop(), asyncio.Semaphore(0)
         self.seen.append((prompt_ids, params))
         self.options.append(options)
+        if self.failure is not None and len(self.seen) == self.fail_at:
+            raise self.failure
         if prompt_ids[:1] == [ord("!")]:
             raise RequestError("The prompt is bad.", param="prompt")
         try:

@@ -29,10 +29,10 @@ def open_backend(
 
         return CudaBackend(checkpoint, settings, max_model_len=max_model_len)
     if settings.kernels != "torch" and settings.dtype != "float32" and settings.quantization != "none":
-        from midwatch.engine.cpu.backend import CpuBackend
+        from midwatch.engine.cpu.backend import CpuBackend, why_not_for
         from midwatch.engine.cpu.build import why_unavailable
 
-        reason = why_unavailable(kernel_dir)
+        reason = why_not_for(checkpoint.config) or why_unavailable(kernel_dir)
         if reason is None:
             return CpuBackend(checkpoint, settings, max_model_len=max_model_len, kernel_dir=kernel_dir)
         if settings.kernels == "native":

@@ -25,8 +25,8 @@ def spin_briefly() -> None:
     """Let PyTorch's threads sleep soon instead of spinning when one of them has to wait. Call before torch is imported.
 
     GNU OpenMP spins for milliseconds at every barrier. Where more is running than there are cores, the thread that is
-    waited for cannot run because the waiting one spins. `bench/neighbour.py` has the figures: a short spin loads and
-    decodes at least twice as fast there and equally fast on a quiet machine, where no spin at all would halve decode.
+    waited for cannot run because the waiting one spins. `bench/neighbour.py` has the figures for the PyTorch backend;
+    the C step has threads of its own, which wait for nobody that holds no work.
     The user's own OpenMP variables win.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

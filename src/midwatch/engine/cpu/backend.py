@@ -64,7 +64,8 @@ class CpuBackend:
         self.config = config = checkpoint.config
         self.device = torch.device("cpu")
         self.block_size = settings.block_size
-        _check_runs(config)
+        if (reason := why_not_for(config)) is not None:
+            raise ModelError(f"The C step cannot run this model: {reason}", "Set engine.kernels to torch.")
         self._library = bind(build.load(kernel_dir, flags=compiler_flags))
         self.isa = self._library.mw_isa().decode()
         self._max_model_len = max_model_len
@@ -260,17 +261,13 @@ class CpuBackend:
         self._free()
 
 
-def _check_runs(config: ModelConfig) -> None:
+def why_not_for(config: ModelConfig) -> str | None:
+    """Why the C step cannot run a model of this shape, in one sentence; None if it can."""
     if config.head_dim % TILE:
-        raise ModelError(
-            f"The C step wants a head size that 16 divides; this model's is {config.head_dim}.",
-            "Set engine.kernels to torch.",
-        )
+        return f"it wants a head size that {TILE} divides; this model's is {config.head_dim}."
     if len(set(config.layer_windows)) > MAX_WINDOWS:
-        raise ModelError(
-            f"The C step allows {MAX_WINDOWS} sizes of sliding windows; this model has more.",
-            "Set engine.kernels to torch.",
-        )
+        return f"it allows {MAX_WINDOWS} sizes of sliding windows; this model has more."
+    return None
 
 
 def _address(array: npt.NDArray[np.int32], count: int) -> int:
