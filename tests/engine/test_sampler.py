@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -221,6 +221,34 @@ def test_a_barred_token_is_never_drawn_and_has_no_probability(logits: list[float
         assert allowed[drawn.token_id]
         assert all(allowed[token] for token, _ in drawn.top)
         assert len(drawn.top) == min(20, sum(allowed))
+
+
+@pytest.mark.parametrize("count", [1, 7, 512, 513, 1500, 2999])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("logprobs", [None, 3])
+def test_a_mask_does_the_same_however_many_tokens_it_leaves(
+    count: int, temperature: float, logprobs: int | None
+) -> None:
+    source = random.Random(count)
+    logits = [source.gauss(0, 3) for _ in range(3000)]
+    allowed = [False] * 3000
+    for token in source.sample(range(3000), count):
+        allowed[token] = True
+    params = SamplingParams(temperature=temperature, logprobs=logprobs, logit_bias={5: 2.0}, presence_penalty=1.0)
+    reference = Reference(logits, SamplingParams(temperature=1.0), allowed=allowed)
+    adjusted = Reference(logits, replace(params, temperature=1.0), [], [9], allowed=allowed)
+    for uniform in (0.0, 0.3, 0.77):
+        drawn = one(logits, params=params, uniform=uniform, answer_ids=[9], allowed=bits(allowed))
+        if temperature == 0:
+            assert drawn.token_id == int(np.argmax(adjusted.adjusted()))
+        else:
+            ends = adjusted.boundaries()
+            start = ends[drawn.token_id - 1] if drawn.token_id else 0.0
+            assert start - MARGIN <= uniform <= ends[drawn.token_id] + MARGIN
+        if logprobs is not None:
+            masked = torch.log_softmax(torch.tensor(reference.adjusted()), -1)
+            assert abs(drawn.logprob - masked[drawn.token_id]) < 1e-4
+            assert [token for token, _ in drawn.top] == masked.topk(min(3, count)).indices.tolist()
 
 
 def test_ids_past_the_end_of_a_mask_are_barred() -> None:
