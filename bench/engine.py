@@ -1,6 +1,6 @@
 """How fast the engine decodes and prefills on a CPU beside llama.cpp and transformers, and what its kernels cost.
 
-    python bench/engine.py [--model MODEL] [--llama-cpp DIR] [--rounds 5] [--only decode prefill json quality overhead vllm]
+    python bench/engine.py [--model MODEL] [--llama-cpp DIR] [--rounds 5] [--only decode prefill ...]
 
 Ours is timed through `Engine.step`, so scheduling, paging, greedy sampling and detokenizing are inside;
 `llama-batched-bench` computes tokens and samples nothing. Rounds alternate, ours and theirs, so that a slow spell of
@@ -443,7 +443,7 @@ def vllm_on_cpu(given: argparse.Namespace) -> None:
         command = [str(given.vllm_python), "bench/peer_vllm.py", folder, "--rounds", str(given.rounds)]
         environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    theirs = json.loads(done.stdout.splitlines()[-1])
+    theirs = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"')))
     for _ in range(given.rounds):
         run_ours()
     rows = [
