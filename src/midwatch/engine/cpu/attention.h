@@ -12,6 +12,7 @@
 #define SPLIT 1024
 #define QUERIES 12 /* scored together */
 #define PV_QUERIES 6
+#define AHEAD_QUERIES 4 /* up to so many, memory is slower than arithmetic, so lines are asked for ahead */
 #define QUERY_STRIDE 1040 /* more than any head, and no multiple of a page, where 12 rows would share a cache set */
 
 typedef struct {
@@ -26,7 +27,7 @@ typedef struct {
     float *queries;    /* [queries][QUERY_STRIDE], scaled */
     uint16_t *tile;    /* [2][D][16], gathered keys where blocks are no multiple of 16 */
     float *tile_scale; /* [2][16] */
-    const void **v_rows; /* [SPLIT] */
+    const void **v_rows; /* [SPLIT + 16] */
     float *v_scales;   /* [SPLIT] */
     float *partial;    /* [splits][queries][D + 2]: weights, then max and sum */
 } AttentionScratch;
@@ -36,6 +37,7 @@ typedef struct {
     const void *base;
     const float *scale;
     int stride;
+    const void *next; /* the same of a tile that is scored later: its lines are asked for meanwhile */
 } KeyTile;
 
 INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, uint16_t *tile, float *tile_scale) {
@@ -44,7 +46,7 @@ INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, uint
         int64_t head = (int64_t)p->table[position / size] * p->num_kv_heads + kv_head;
         int place = position % size;
         KeyTile t = {(const char *)p->k + (head * dims * size + place) * width,
-                     p->int8 ? p->k_scale + head * size + place : NULL, size};
+                     p->int8 ? p->k_scale + head * size + place : NULL, size, NULL};
         return t;
     }
     for (int i = 0; i < LANES; i++) { /* places past the end: the last key again, masked later */
@@ -58,7 +60,7 @@ INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, uint
         } else
             for (int d = 0; d < dims; d++) tile[d * LANES + i] = ((const uint16_t *)p->k)[from + (int64_t)d * size];
     }
-    KeyTile t = {tile, tile_scale, LANES};
+    KeyTile t = {tile, tile_scale, LANES, NULL};
     return t;
 }
 
@@ -74,7 +76,10 @@ INLINE void score(const int n, const int tiles, const int int8, const KeyTile *t
         for (int i = 0; i < n; i++) acc[j][i] = splat(0);
     for (int d = 0; d < dims; d++) {
         vf key[2];
-        for (int j = 0; j < tiles; j++) key[j] = key_vector(&t[j], d, int8);
+        for (int j = 0; j < tiles; j++) {
+            key[j] = key_vector(&t[j], d, int8);
+            if (n <= AHEAD_QUERIES) __builtin_prefetch((const char *)t[j].next + (int64_t)d * t[j].stride * (int8 ? 1 : 2));
+        }
 #pragma GCC unroll 12
         for (int i = 0; i < n; i++) {
             vf query = splat(q[QUERY_STRIDE * i + d]);
@@ -96,9 +101,12 @@ INLINE void weigh(const int n, const int vectors, const int int8, const float *w
     for (int p = first; p < last; p++) {
         vf value[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < vectors; j++)
+        for (int j = 0; j < vectors; j++) {
+            if (n <= AHEAD_QUERIES && j % 2 == 0)
+                __builtin_prefetch((const char *)rows[p + LANES] + (dim + LANES * j) * (int8 ? 1 : 2));
             value[j] = int8 ? load_int8((const int8_t *)rows[p] + dim + LANES * j)
                             : load_bf16((const uint16_t *)rows[p] + dim + LANES * j);
+        }
 #pragma GCC unroll 6
         for (int i = 0; i < n; i++) {
             vf weight = splat(weights[(size_t)i * SPLIT + p]);
@@ -180,9 +188,12 @@ static void attend_split(const Pages *p, int kv_head, int queries, int group, in
     for (int at = start; at < stop; at += 2 * LANES) {
         KeyTile tiles[2];
         int pair = at + LANES < stop;
-        for (int j = 0; j <= pair; j++)
+        for (int j = 0; j <= pair; j++) {
+            int later = at + LANES * (j + 2) < stop ? LANES * (j + 2) : 0;
             tiles[j] = key_tile(p, kv_head, base + at + LANES * j, high, s->tile + (size_t)j * dims * LANES,
                                 s->tile_scale + j * LANES);
+            tiles[j].next = size % LANES ? tiles[j].base : key_tile(p, kv_head, base + at + later, high, NULL, NULL).base;
+        }
         for (int i = 0; i < queries; i += QUERIES) {
             int n = queries - i < QUERIES ? queries - i : QUERIES;
             SCORES[pair][p->int8][n](tiles, s->queries + (size_t)i * QUERY_STRIDE, dims, s->scores + (size_t)i * SPLIT + at);
@@ -197,6 +208,7 @@ static void attend_split(const Pages *p, int kv_head, int queries, int group, in
             if (p->int8) s->v_scales[at] = p->v_scale[head * size + place];
         }
     }
+    for (int i = 0; i < LANES; i++) s->v_rows[stop + i] = s->v_rows[stop - 1]; /* what `weigh` asks for ahead */
     size_t stride = (size_t)dims + 2;
     for (int i = 0; i < queries; i++) {
         int to = position + i / group + 1 - base, from = window && to > window ? to - window : 0;
