@@ -19,6 +19,9 @@
 #define GROUP 32
 #define GROUP4_BYTES 320
 #define PAIR8_BYTES 1088
+/* With fewer rows the machine's own prefetcher is faster (one row: 34 GB/s against 25); with more, the rows' other
+   streams distract it. */
+#define PREFETCH_ROWS 6
 
 typedef struct {
     const uint8_t *data;
@@ -101,6 +104,8 @@ INLINE void product4(const int n, const uint8_t *w, const Acts *a, size_t place,
     for (int r = 0; r < n; r++) acc[r] = _mm512_setzero_ps();
     for (int g = 0; g < a->groups; g++) {
         __m512i v[8];
+        if (n >= PREFETCH_ROWS)
+            for (int i = 0; i < 5; i++) _mm_prefetch((const char *)w + 6 * GROUP4_BYTES + 64 * i, _MM_HINT_T0);
         for (int i = 0; i < 4; i++) {
             __m512i both = _mm512_load_si512(w + 64 * i);
             v[i] = _mm512_and_si512(both, nibble);
@@ -133,6 +138,8 @@ INLINE void product8(const int n, const uint8_t *w, const Acts *a, size_t place,
     for (int g = 0; g < a->groups; g++) {
         const uint8_t *codes = w + codes8(g);
         __m512i v[8];
+        if (n >= PREFETCH_ROWS)
+            for (int i = 0; i < 9; i++) _mm_prefetch((const char *)codes + 2 * PAIR8_BYTES + 64 * i, _MM_HINT_T0);
         for (int i = 0; i < 8; i++) v[i] = _mm512_load_si512(codes + 64 * i);
         __m512 scale = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(w + scales8(g))));
 #pragma GCC unroll 16
