@@ -166,9 +166,7 @@ def _turn(x_THD: torch.Tensor, turn_T1d: torch.Tensor) -> torch.Tensor:
     return torch.cat([turned.real, turned.imag], -1)
 
 
-def make_batch(
-    pieces: Sequence[tuple[Sequence[int], int, Sequence[int]]], block_size: int, **options: Any
-) -> Batch:
+def make_batch(pieces: Sequence[tuple[Sequence[int], int, Sequence[int]]], block_size: int, **options: Any) -> Batch:
     """A step from (all token ids so far, how many are computed, its blocks) per sequence; logits for every row."""
     ids: list[int] = []
     positions: list[int] = []

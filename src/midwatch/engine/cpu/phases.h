@@ -67,7 +67,7 @@ static void unpack_row(const Matrix *m, int row, float *out) {
     int bits, column = row % LANES;
     const uint8_t *w = tile_of(m, row / LANES, &bits);
     for (int g = 0; g < m->groups; g++) {
-        const uint8_t *group = w + (size_t)g * (bits == 4 ? GROUP4_BYTES : 512);
+        const uint8_t *group = bits == 4 ? w + (size_t)g * GROUP4_BYTES : w + codes8(g);
         if (bits == 4) {
             float scale = half_to_float(((const uint16_t *)(group + 256))[column]);
             float offset = half_to_float(((const uint16_t *)(group + 288))[column]);
@@ -77,7 +77,7 @@ static void unpack_row(const Matrix *m, int row, float *out) {
                 out[32 * g + 16 + i] = (float)(both >> 4) * scale + offset;
             }
         } else {
-            float scale = half_to_float(((const uint16_t *)(w + (size_t)m->groups * 512 + 32 * (size_t)g))[column]);
+            float scale = half_to_float(((const uint16_t *)(w + scales8(g)))[column]);
             for (int i = 0; i < 32; i++) out[32 * g + i] = (float)(group[64 * (i / 4) + 4 * column + i % 4] - 128) * scale;
         }
     }
