@@ -105,8 +105,6 @@ def _kept(weights_V: torch.Tensor, params: SamplingParams) -> tuple[npt.NDArray[
     kept = weights[ids].astype(np.float64)
     if top_k and kept.size > top_k:
         ids, kept = _at_least(ids, kept, float(np.partition(kept, kept.size - top_k)[kept.size - top_k]))
-    if params.min_p:
-        ids, kept = _at_least(ids, kept, params.min_p * float(kept.max()))
     if params.top_p < 1:
         total = float(kept.sum()) if top_k or params.min_p else 1.0
         ids, kept = _at_least(ids, kept, _nucleus_floor(kept, params.top_p, total))
