@@ -1,21 +1,23 @@
-"""The engine on one GPU beside vLLM: is it right, how near are its kernels to what the card can do, how fast is it whole.
+"""The engine on one GPU beside vLLM: is it right, how near are its kernels to the card's limits, how fast is it whole.
 
     python bench/gpu_engine.py [--only check kernels steps engine] [--peer FILE] [--out results/engine/gpu.json]
 
-Weights are random and of Llama-3-8B's shape, prompts are token ids, so nothing is downloaded. `--peer` is a file of JSON
-lines that a bench of vLLM wrote for the same shapes on the same card (fields `work`, `output_tok_s`). The engine's
+Weights are random and of Llama-3-8B's shape, prompts are token ids, so nothing is downloaded. `--peer` is a file of
+JSON lines that a bench of vLLM wrote for the same shapes on the same card (fields `work`, `output_tok_s`). The engine's
 figures go through `Engine.step`: scheduling, paging, sampling and what a caller hears are inside.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,12 @@ import gpu_kernels
 from midwatch import results
 from midwatch.engine.batch import Batch
 from midwatch.engine.checkpoint import ModelConfig
+from midwatch.engine.cuda.attention import find_flash
 from midwatch.engine.cuda.backend import CudaBackend
 from midwatch.engine.engine import Engine
+from midwatch.engine.lora import Adapter, LoraPair
 from midwatch.engine.request import SamplingParams
+from midwatch.errors import SettingsError
 from midwatch.settings import EngineSettings
 
 LLAMA_3_8B = ModelConfig(
@@ -49,7 +54,12 @@ LLAMA_3_8B = ModelConfig(
     attention_scale=128**-0.5,
 )
 SETTINGS = EngineSettings(
-    block_size=16, max_num_seqs=256, max_num_batched_tokens=16384, max_waiting=1024, gpu_memory_utilization=0.85
+    attention="triton",
+    block_size=16,
+    max_num_seqs=256,
+    max_num_batched_tokens=16384,
+    max_waiting=1024,
+    gpu_memory_utilization=0.85,
 )
 MAX_MODEL_LEN = 4096
 COPY_GB_S = 4300.0
@@ -82,9 +92,13 @@ def main() -> None:
         torch.cuda.synchronize()
         print(f"built in {time.perf_counter() - begin:.1f} s, {backend.num_blocks} blocks", flush=True)
         if "steps" in given.only:
-            rows += steps(backend, profile=given.profile)
+            rows += steps(backend, profile=given.profile) + adapter_steps(backend)
         if "engine" in given.only:
             rows += engine(backend, read_peer(given.peer), given.trials)
+        backend.close()
+        del backend
+        if "steps" in given.only:
+            rows += quantized_steps()
         results.write(given.out, rows, device=name, seed=0)
     print(results.table(rows))
     sys.exit(any(row.holds is False for row in rows if row.unit == "relative error"))
@@ -108,7 +122,7 @@ def steps(backend: CudaBackend, *, profile: bool) -> list[results.Row]:
             f"decode {count}x{context}: {min(samples):.3f} ms, host {host_ms:.3f} ms, floor {floor:.2f} ms", flush=True
         )
         if profile and (count, context) in ((1, 256), (8, 256), (64, 2112), (256, 820)):
-            print_profile(lambda batch=batch: backend.forward(batch))
+            print_profile(partial(backend.forward, batch))
     for count, context in ((2, 4096), (16, 1024), (1, 128)):
         batch = prefill_batch(backend, count, context)
         samples, host_ms = step_ms(backend, batch, 4)
@@ -119,7 +133,45 @@ def steps(backend: CudaBackend, *, profile: bool) -> list[results.Row]:
             f"prefill {count}x{context}: {min(samples):.2f} ms, host {host_ms:.2f} ms, {speed:.1f}k tok/s", flush=True
         )
         if profile and context == 1024:
-            print_profile(lambda batch=batch: backend.forward(batch))
+            print_profile(partial(backend.forward, batch))
+    return rows
+
+
+def adapter_steps(backend: CudaBackend) -> list[results.Row]:
+    """What four adapters of rank 16 on every linear layer cost a step of eight sequences."""
+    config = backend.config
+    sizes = {"q": 4096, "k": 1024, "v": 1024, "o": 4096, "gate": 14336, "up": 14336, "down": 4096}
+    for slot in range(4):
+        pairs = {
+            (layer, name): LoraPair(a=torch.randn(16, 14336 if name == "down" else 4096), b=torch.zeros(outputs, 16))
+            for layer in range(config.num_layers)
+            for name, outputs in sizes.items()
+        }
+        backend.load_adapter(slot, Adapter(name=f"adapter {slot}", rank=16, pairs=pairs))
+    batch = decode_batch(backend, 8, 256)
+    without, _ = step_ms(backend, batch, 20)
+    chosen = np.array([0, 1, 2, 3, -1, 0, 1, 2], dtype=np.int32)
+    samples, _ = step_ms(backend, dataclasses.replace(batch, adapters=chosen), 20)
+    for slot in range(4):
+        backend.unload_adapter(slot)
+    print(f"decode 8x256 with 4 adapters: {min(samples):.3f} ms, without {min(without):.3f} ms", flush=True)
+    return [
+        results.row("decode step 8 × 256, 4 adapters of rank 16", samples, "ms", note=f"without: {min(without):.3f} ms")
+    ]
+
+
+def quantized_steps() -> list[results.Row]:
+    """Decode steps with weights of eight and of four bits."""
+    rows = []
+    for kind in ("int8", "int4"):
+        settings = SETTINGS.model_copy(update={"quantization": kind, "max_num_seqs": 64, "kv_cache_mib": 20_000})
+        backend = CudaBackend.random(LLAMA_3_8B, settings, max_model_len=MAX_MODEL_LEN)
+        for count in (1, 8, 64):
+            samples, _ = step_ms(backend, decode_batch(backend, count, 256), 20)
+            note = f"{backend.weight_bytes / 1e9:.1f} GB of weights"
+            rows.append(results.row(f"{kind}: decode step {count} × 256", samples, "ms", note=note))
+            print(f"{kind} decode {count}x256: {min(samples):.3f} ms, {note}", flush=True)
+        backend.close()
     return rows
 
 
@@ -132,7 +184,8 @@ def step_ms(backend: CudaBackend, batch: Batch, repeats: int) -> tuple[list[floa
     host_ms = (time.perf_counter() - begin) * 1e3
     samples = []
     for _ in range(3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(repeats):
             backend.forward(batch)
@@ -159,7 +212,7 @@ def _batch(backend: CudaBackend, count: int, context: int, new: int) -> Batch:
     places = np.arange(context - new, context)
     ids = np.random.default_rng(1).integers(0, 10_000, count * new)
     starts = np.arange(0, count * new + 1, new)
-    arrays = {
+    arrays: dict[str, Any] = {
         "token_ids": ids,
         "positions": np.tile(places, count),
         "slots": (tables[:, places // size] * size + places % size).ravel(),
@@ -169,7 +222,9 @@ def _batch(backend: CudaBackend, count: int, context: int, new: int) -> Batch:
         "logit_rows": starts[1:] - 1,
         "adapters": np.full(count, -1),
     }
-    return Batch(**{name: np.ascontiguousarray(array, dtype=np.int32) for name, array in arrays.items()})
+    for name, array in arrays.items():
+        arrays[name] = np.ascontiguousarray(array, dtype=np.int32)
+    return Batch(**arrays)
 
 
 def print_profile(call: Callable[[], object], lines: int = 16) -> None:
@@ -238,42 +293,46 @@ WORKS: dict[str, tuple[str, Callable[[random.Random], tuple[list[list[int]], lis
 
 
 def engine(backend: CudaBackend, peer: dict[str, list[float]], trials: int) -> list[results.Row]:
-    """Tokens a second of whole workloads."""
+    """Tokens a second of whole workloads; those with long prompts also with FlashAttention 3, if it is here."""
     tokenizer: Any = Ids()
     core = Engine(tokenizer, backend, SETTINGS, MAX_MODEL_LEN)
-    run(core, [[1, 2, 3, 4]] * 4, [8] * 4, 0.6)
-    rows = []
-    for name, (what, make, temperature) in WORKS.items():
-        samples, seconds, busy = [], 0.0, 0.0
-        for trial in range(trials if name in ("latency", "batch8") else 2):
-            prompts, lengths = make(random.Random(0))
-            shifted = [[(token + 10_007 * (trial + 1)) % 128_000 for token in prompt] for prompt in prompts]
-            seconds, host_s = run(core, shifted, lengths, temperature)  # other ids: nothing is cached from before
+    rows = [workload(core, name, peer.get(name, []), trials) for name in WORKS]
+    try:
+        backend.decoder.flash = find_flash("fa3")
+    except SettingsError as error:
+        print(f"without FlashAttention 3: {error.what}", flush=True)
+        return rows
+    rows += [workload(core, name, peer.get(name, []), 2, ", FlashAttention 3") for name in ("nano", "fixed", "prefix")]
+    backend.decoder.flash = None
+    return rows
+
+
+def workload(core: Engine, name: str, theirs: list[float], trials: int, suffix: str = "") -> results.Row:
+    """One workload, after a first run of its shorter half that compiles what is not compiled yet."""
+    what, make, temperature = WORKS[name]
+    samples, seconds, busy = [], 0.0, 0.0
+    for trial in range(trials + 1):
+        prompts, lengths = make(random.Random(0))
+        if trial == 0:
+            lengths = [16] * len(lengths)
+        shift = 10_007 * (trial + 1) + 61 * len(suffix)  # other ids: nothing is cached from a run before
+        shifted = [[(token + shift) % 128_000 for token in prompt] for prompt in prompts]
+        seconds, host_s = run(core, shifted, lengths, temperature)
+        if trial:
             samples.append(sum(lengths) / seconds)
             busy = max(busy, host_s / seconds)
-        stats = core.stats()
-        theirs = peer.get(name, [])
-        aim = AIMS[name] * statistics.median(theirs) if theirs and name in AIMS else None
-        extra: dict[str, float | str] = {
-            "output_tokens": sum(lengths),
-            "last_trial_s": round(seconds, 3),
-            "prefix_cache_hits_total": stats.prefix_cache_hits_total,
-            "host_share": round(busy, 3),
-        }
-        rows.append(
-            results.row(
-                f"Llama-3-8B shape, bfloat16: {what}",
-                samples,
-                "tok/s",
-                target=aim,
-                direction="at_least" if aim else None,
-                peer=PEER if theirs else None,
-                peer_samples=theirs,
-                extra=extra,
-            )
-        )
-        print(f"{name}: {[round(x, 1) for x in samples]} tok/s, host {busy:.2f}, peer {theirs}", flush=True)
-    return rows
+    aim = AIMS[name] * statistics.median(theirs) if theirs and name in AIMS and not suffix else None
+    print(f"{name}{suffix}: {[round(x, 1) for x in samples]} tok/s, host {busy:.2f}, peer {theirs}", flush=True)
+    return results.row(
+        f"Llama-3-8B shape, bfloat16: {what}{suffix}",
+        samples,
+        "tok/s",
+        target=aim,
+        direction="at_least" if aim else None,
+        peer=PEER if theirs else None,
+        peer_samples=theirs,
+        extra={"output_tokens": sum(lengths), "last_trial_s": round(seconds, 3), "host_share": round(busy, 3)},
+    )
 
 
 def run(core: Engine, prompts: list[list[int]], lengths: list[int], temperature: float) -> tuple[float, float]:
@@ -292,12 +351,12 @@ def run(core: Engine, prompts: list[list[int]], lengths: list[int], temperature:
         original(event)
         waited += time.perf_counter() - start
 
-    torch.cuda.Event.synchronize = synchronize  # type: ignore[method-assign]
+    setattr(torch.cuda.Event, "synchronize", synchronize)  # noqa: B010 - a plain assignment has another type
     try:
         while core.has_work:
             made += sum(len(output.token_ids) for output in core.step())
     finally:
-        torch.cuda.Event.synchronize = original  # type: ignore[method-assign]
+        setattr(torch.cuda.Event, "synchronize", original)  # noqa: B010
     seconds = time.perf_counter() - begin
     assert made == sum(lengths), f"{made} tokens came out, {sum(lengths)} were asked for"
     return seconds, seconds - waited

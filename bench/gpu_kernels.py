@@ -1,4 +1,4 @@
-"""What this GPU can do at most, and what our attention kernels reach beside FlashAttention 3. Called by `gpu_engine.py`.
+"""What this GPU can do at most, and what our attention reaches beside FlashAttention 3. Called by `gpu_engine.py`.
 
 Shapes are Llama-3-8B's: 32 query heads, 8 kv heads, head size 128, bfloat16. Bytes are those of the keys and values
 that must be read; operations those of the causal half. Pages are shuffled.
@@ -112,7 +112,7 @@ def _decode(batch: int, context: int, page: int) -> results.Row:
     ours = times_ms(lambda: attention.decode_attention(queries, pool[0], pool[1], out, plan, **options))
     theirs = _flash_ms(queries, pool, out, plan)
     name = f"decode attention {batch} × {context:,} tokens, page {page}"
-    return _beside(name, ours, theirs, gb, "KV GB/s", 0.9 if batch > 1 else None)
+    return _beside(name, ours, theirs, work=gb, unit="KV GB/s", aim=0.9 if batch > 1 else None)
 
 
 def _prefill(batch: int, context: int, page: int) -> results.Row:
@@ -122,7 +122,14 @@ def _prefill(batch: int, context: int, page: int) -> results.Row:
     tflop = 4 * HEADS * DIM * batch * context * (context + 1) / 2 / 1e9
     ours = times_ms(lambda: attention.prefill_attention(queries, pool[0], pool[1], out, plan, **options))
     theirs = _flash_ms(queries, pool, out, plan)
-    return _beside(f"prefill attention {batch} × {context:,} tokens, page {page}", ours, theirs, tflop, "TFLOP/s", None)
+    return _beside(
+        f"prefill attention {batch} × {context:,} tokens, page {page}",
+        ours,
+        theirs,
+        work=tflop,
+        unit="TFLOP/s",
+        aim=None,
+    )
 
 
 def _flash_ms(queries: torch.Tensor, pool: torch.Tensor, out: torch.Tensor, plan: Plan) -> list[float]:
@@ -138,7 +145,7 @@ def _flash_ms(queries: torch.Tensor, pool: torch.Tensor, out: torch.Tensor, plan
 
 
 def _beside(
-    name: str, ours_ms: list[float], theirs_ms: list[float], work: float, unit: str, aim: float | None
+    name: str, ours_ms: list[float], theirs_ms: list[float], *, work: float, unit: str, aim: float | None
 ) -> results.Row:
     theirs = [work / ms for ms in theirs_ms]
     target = aim * statistics.median(theirs) if aim and theirs else None

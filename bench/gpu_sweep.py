@@ -1,6 +1,6 @@
 """Time the CUDA kernels under many tilings on this GPU: where the defaults in `engine/cuda/` come from.
 
-    python bench/gpu_sweep.py [linear] [decode] [prefill]
+    python bench/gpu_sweep.py [linear] [quantized] [decode] [prefill]
 
 Prints one line per shape and tiling, and writes nothing else. Linear layers are timed as a chain of recorded launches
 over different weights, as a decode step runs them; attention as vLLM's probe does, one launch at a time.
@@ -8,11 +8,14 @@ over different weights, as a decode step runs them; attention as vLLM's probe do
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from midwatch.engine.cuda.attention import Plan, Tiling
 from midwatch.engine.cuda.linear import Blocking, Linear
 
 PART = os.environ.get("SWEEP_PART", "")
-_turn = 0
+_turns = itertools.count()
 SHAPES = {  # Llama-3-8B: outputs, inputs, what the fused kernel does besides
     "qkv": (6144, 4096, "norm"),
     "o": (4096, 4096, "add"),
@@ -47,9 +50,10 @@ def chain_us(calls: Sequence[Callable[[], object]]) -> float:
         for call in calls:
             call()
     graph.replay()
-    samples = []
+    samples: list[float] = []
     for _ in range(7):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         begin.record()
         graph.replay()
         end.record()
@@ -70,9 +74,7 @@ def launch_us(call: Callable[[], object]) -> float:
 
 def _is_left_to_another() -> bool:
     """Several processes may compile a share of the kernels each before one times them all."""
-    global _turn
-    _turn += 1
-    return bool(PART) and _turn % int(PART.split("/")[1]) != int(PART.split("/")[0])
+    return bool(PART) and next(_turns) % int(PART.split("/")[1]) != int(PART.split("/")[0])
 
 
 def random_linear(outputs: int, inputs: int, bits: linear.Bits = 16) -> Linear:
@@ -94,17 +96,17 @@ def linears() -> None:
         for m in (1, 2, 8, 16, 32):
             x = torch.randn(m, inputs, dtype=torch.bfloat16, device="cuda")
             out = torch.empty(m, outputs // 2 if kind == "gate" else outputs, dtype=torch.bfloat16, device="cuda")
-            library = chain_us([lambda layer=layer: layer(x) for layer in layers])
+            library = chain_us([partial(layer, x) for layer in layers])
             found = []
             for sizes in row if m == 1 else rows:
                 blocking = Blocking(outputs=sizes[0], inputs=sizes[1], warps=sizes[2], stages=sizes[3])
-                options = {"blocking": blocking, "add": kind == "add"}
+                options: dict[str, Any] = {"blocking": blocking, "add": kind == "add"}
                 if kind == "norm":
                     options |= {"norm_K": norm, "eps": 1e-5}
                 if kind == "gate":
                     options |= {"norm_K": norm, "eps": 1e-5, "activation": "silu"}
                 try:
-                    us = chain_us([lambda layer=layer, o=options: layer.fused(x, out, **o) for layer in layers])
+                    us = chain_us([partial(layer.fused, x, out, **options) for layer in layers])
                 except Exception as error:  # a blocking that does not fit the chip is a result too
                     print("  failed", name, m, sizes, type(error).__name__, str(error)[:80])
                     continue
@@ -116,6 +118,51 @@ def linears() -> None:
             print(f"{name:8s} M={m:<3d} cuBLAS {library:.1f} us {gb / library:.0f} GB/s | {best} | worst {worst}"
                   f" | best {gb / found[0][0]:.0f} GB/s", flush=True)  # fmt: skip
         del layers
+
+
+def quantized() -> None:
+    """Every blocking for weights in eight and in four bits, beside plain ones through cuBLAS."""
+    row = [
+        (8, 256, 2, 4),
+        (8, 512, 4, 4),
+        (4, 512, 4, 1),
+        (8, 512, 4, 1),
+        (4, 1024, 4, 1),
+        (16, 256, 4, 3),
+        (4, 512, 2, 4),
+    ]
+    rows = [(16, 256, 2, 4), (16, 128, 1, 4), (32, 128, 2, 4), (64, 128, 4, 3), (32, 256, 4, 3), (64, 64, 4, 4)]
+    rows += [(128, 64, 4, 3), (64, 128, 8, 3)]
+    bits: tuple[linear.Bits, ...] = (8, 4)
+    for kind in bits:
+        for name in ("gate_up", "down"):
+            outputs, inputs, extra = SHAPES[name]
+            plain = [random_linear(outputs, inputs) for _ in range(3)]
+            layers = [random_linear(outputs, inputs, kind) for _ in range(8)]
+            norm = torch.ones(inputs, device="cuda")
+            for m in (1, 8, 16, 32):
+                x = torch.randn(m, inputs, dtype=torch.bfloat16, device="cuda")
+                out = torch.empty(m, outputs // 2 if extra == "gate" else outputs, dtype=torch.bfloat16, device="cuda")
+                library = chain_us([partial(layer, x) for layer in plain])
+                before = chain_us([partial(layer.dense, torch.bfloat16) for layer in layers])
+                found = []
+                for sizes in row if m == 1 else rows:
+                    blocking = Blocking(outputs=sizes[0], inputs=sizes[1], warps=sizes[2], stages=sizes[3])
+                    options: dict[str, Any] = {"blocking": blocking, "add": extra == "add"}
+                    if extra == "gate":
+                        options["activation"] = "silu"
+                    if extra == "gate" and m == 1:
+                        options |= {"norm_K": norm, "eps": 1e-5}
+                    try:
+                        us = chain_us([partial(layer.fused, x, out, **options) for layer in layers])
+                    except Exception as error:
+                        print("  failed", kind, name, m, sizes, type(error).__name__, str(error)[:80])
+                        continue
+                    found.append((us, sizes))
+                found.sort()
+                best = ", ".join(f"{sizes} {us:.1f}" for us, sizes in found)
+                print(f"int{kind} {name:8s} M={m:<3d} bf16 {library:.1f} us, unpacking {before:.1f} us | {best}"
+                      f" | best {layers[0].num_bytes / found[0][0] / 1e3:.0f} GB/s", flush=True)  # fmt: skip
 
 
 def decode() -> None:
@@ -145,8 +192,16 @@ def decode() -> None:
                 for sizes in tilings:
                     tiling = Tiling(tile=sizes[0], warps=sizes[1], stages=sizes[2])
                     us = launch_us(
-                        lambda q=queries, kv=pool, p=plan, t=tiling, o=out: attention.decode_attention(
-                            q, kv[0], kv[1], o, p, scale=DIM**-0.5, window=0, tiling=t
+                        partial(
+                            attention.decode_attention,
+                            queries,
+                            pool[0],
+                            pool[1],
+                            out,
+                            plan,
+                            scale=DIM**-0.5,
+                            window=0,
+                            tiling=tiling,
                         )
                     )
                     found.append((us, splits, sizes))
@@ -186,8 +241,16 @@ def prefill() -> None:
                 tiling = Tiling(tile=tile, warps=warps, stages=stages, rows=rows)
                 try:
                     us = launch_us(
-                        lambda t=tiling, p=whole: attention.prefill_attention(
-                            queries, pool[0], pool[1], out, p, scale=DIM**-0.5, window=0, tiling=t
+                        partial(
+                            attention.prefill_attention,
+                            queries,
+                            pool[0],
+                            pool[1],
+                            out,
+                            whole,
+                            scale=DIM**-0.5,
+                            window=0,
+                            tiling=tiling,
                         )
                     )
                 except Exception as error:
@@ -203,9 +266,9 @@ def prefill() -> None:
 def main() -> None:
     """Run the sweeps named on the command line, or all of them."""
     print(torch.cuda.get_device_name(0))
-    for work in sys.argv[1:] or ("linear", "decode", "prefill"):
+    for work in sys.argv[1:] or ("linear", "quantized", "decode", "prefill"):
         begin = time.perf_counter()
-        {"linear": linears, "decode": decode, "prefill": prefill}[work]()
+        {"linear": linears, "quantized": quantized, "decode": decode, "prefill": prefill}[work]()
         print(f"-- {work}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 

@@ -144,6 +144,12 @@ def draw_rows(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
 
     Every call is a kernel's launch, which costs more than the kernel; hence so few of them.
     """
+    if logits_RV.is_cuda and not any(_filters(draw.params, logits_RV.shape[1]) for draw in draws):
+        from midwatch.engine.cuda import drawing
+
+        pairs = np.array([(draw.params.temperature, draw.uniform) for draw in draws]).T.copy()
+        numbers = to_device(pairs, logits_RV.device)
+        return drawing.draw(logits_RV, numbers[0].float(), numbers[1])
     greatest_R, greedy_R = logits_RV.max(-1)
     random = [draw.params.temperature > 0 for draw in draws]
     ids_R = greedy_R

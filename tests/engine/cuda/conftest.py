@@ -1,4 +1,4 @@
-"""The kernels run on CPU tensors in Triton's interpreter where there is no GPU; without Triton the folder is skipped."""
+"""Without a GPU the kernels run on CPU tensors in Triton's interpreter; without Triton the folder is skipped."""
 
 from __future__ import annotations
 

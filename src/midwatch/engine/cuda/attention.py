@@ -22,14 +22,14 @@ from midwatch.engine.cuda.attention_kernels import (
     merge_splits_kernel,
     prefill_attention_kernel,
 )
-from midwatch.engine.cuda.launch import launch, launch_options
+from midwatch.engine.cuda.launch import launch
 from midwatch.errors import SettingsError
 
 LOG2_E = math.log2(math.e)
 MAX_SPLITS = 64
 MIN_SPLIT_TOKENS = 64
-PROGRAMS_PER_MULTIPROCESSOR = 3
-"""Decode programs to aim at for each multiprocessor: enough that uneven lengths even out (see docs/log.md)."""
+FULL_PROGRAMS, SPLIT_PROGRAMS = 3, 6
+"""Decode programs a multiprocessor that keep it busy without splits, and those to aim at where there are fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,7 @@ class Tiling:
 
 
 DECODE_TILING = Tiling(tile=64, warps=2, stages=4)
+SPLIT_TILING = Tiling(tile=64, warps=4, stages=3)
 PREFILL_TILING = Tiling(tile=64, warps=8, stages=3, rows=128)
 
 
@@ -64,7 +65,6 @@ class Plan:
     scratch: Scratch
     max_rows: int = 1
     max_length: int = 1
-    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,10 @@ class Scratch:
 
 def num_splits(num_sequences: int, num_kv_heads: int, max_length: int, multiprocessors: int) -> int:
     """Into how many parts the keys of a sequence are split: a power of two that fills the GPU, 1 if rows fill it."""
-    wanted = multiprocessors * PROGRAMS_PER_MULTIPROCESSOR / max(num_sequences * num_kv_heads, 1)
+    programs = max(num_sequences * num_kv_heads, 1)
+    if programs >= multiprocessors * FULL_PROGRAMS:
+        return 1
+    wanted = multiprocessors * SPLIT_PROGRAMS / programs
     useful = max_length / MIN_SPLIT_TOKENS
     return 1 << max(0, math.ceil(math.log2(max(1.0, min(wanted, useful, MAX_SPLITS)))))
 
@@ -131,9 +134,10 @@ def decode_attention(
     *,
     scale: float,
     window: int,
-    tiling: Tiling = DECODE_TILING,
+    tiling: Tiling | None = None,
 ) -> None:
     """Attention of the rows of `plan.decode_sequences`."""
+    tiling = tiling or (DECODE_TILING if plan.splits == 1 else SPLIT_TILING)
     _, page, num_kv_heads, head_dim = keys.shape
     num_heads = out_THD.shape[1]
     group = num_heads // num_kv_heads
@@ -172,10 +176,8 @@ def decode_attention(
         WHOLE=plan.splits == 1,
         MIN_TILES=max(MIN_SPLIT_TOKENS // tiling.tile, 1),
         PRECISION=precision(keys.dtype),
-        EARLY=plan.early,
         num_warps=tiling.warps,
         num_stages=tiling.stages,
-        **launch_options(plan.early),
     )
     if plan.splits > 1:
         launch(
@@ -186,9 +188,7 @@ def decode_attention(
             D=head_dim,
             D_PADDED=triton.next_power_of_2(head_dim),
             SPLITS=plan.splits,
-            EARLY=plan.early,
             num_warps=2,
-            **launch_options(plan.early),
         )
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from midwatch.engine.cuda.kernels import wait_for_predecessor
-
 
 @triton.jit
 def _pages(tables, start, last, PAGE: tl.constexpr, TILE: tl.constexpr):
@@ -54,7 +52,6 @@ def decode_attention_kernel(
     WHOLE: tl.constexpr,
     MIN_TILES: tl.constexpr,
     PRECISION: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     """One program per (kv head, split, sequence): its share of the keys, for the G query heads of that kv head.
 
@@ -77,7 +74,6 @@ def decode_attention_kernel(
     d = tl.arange(0, D_PADDED)
     t = tl.arange(0, TILE)
     query_head = head * GROUP + g
-    wait_for_predecessor(EARLY)
     query_mask = (g < GROUP)[:, None] & (d < D)[None, :]
     q = tl.load(queries + row * query_stride + query_head[:, None] * D + d[None, :], mask=query_mask, other=0.0)
     maximum = tl.full([GROUP_PADDED], -float("inf"), tl.float32)
@@ -129,7 +125,6 @@ def merge_splits_kernel(
     D: tl.constexpr,
     D_PADDED: tl.constexpr,
     SPLITS: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     """One program per (query head, sequence): the splits' outputs, weighed by what each saw of the softmax."""
     head = tl.program_id(0)
@@ -138,7 +133,6 @@ def merge_splits_kernel(
     split = tl.arange(0, SPLITS)
     d = tl.arange(0, D_PADDED)
     cell = (index.to(tl.int64) * NUM_HEADS + head) * SPLITS + split
-    wait_for_predecessor(EARLY)
     maximum = tl.load(maxima + cell)
     weight = tl.exp2(maximum - tl.max(maximum, 0))
     total = tl.sum(weight * tl.load(sums + cell), 0)

@@ -85,7 +85,7 @@ class CudaBackend:
     ) -> None:
         if settings.block_size % PAGE_MULTIPLE:
             raise SettingsError(
-                f"engine.block_size is {settings.block_size}; on CUDA a block holds a multiple of {PAGE_MULTIPLE} tokens.",
+                f"engine.block_size is {settings.block_size}; on CUDA it must be a multiple of {PAGE_MULTIPLE}.",
                 f"Set it to {-(-settings.block_size // PAGE_MULTIPLE) * PAGE_MULTIPLE}.",
             )
         self.config = config
@@ -124,7 +124,6 @@ class CudaBackend:
             max_model_len=max_model_len,
             previous_ids=self.previous_ids,
             multiprocessors=self.multiprocessors,
-            early=False,
         )
         if device.type == "cuda":
             self.graphs.record_all()
@@ -134,18 +133,14 @@ class CudaBackend:
         if self.graphs.fits(batch):
             return self.graphs.run(batch)
         step, logit_rows = self._step(batch)
-        residual_TK, delta_TK = self.decoder.run(step, self.previous_ids)
+        residual_RK, delta_RK = self.decoder.run(step, self.previous_ids)
         hidden_TK = None
         if batch.want_hidden:
-            hidden_TK = self.decoder.final_norm(residual_TK, delta_TK)
+            hidden_TK = self.decoder.final_norm(residual_RK, delta_RK)
             last_RK = hidden_TK.index_select(0, logit_rows)
         else:
-            rows = [None if x is None else x.index_select(0, logit_rows) for x in (residual_TK, delta_TK)]
-            assert rows[0] is not None
-            last_RK = self.decoder.final_norm(rows[0], rows[1]) if logit_rows.numel() else rows[0]
-        logits_RV = torch.empty(
-            logit_rows.numel(), self.config.vocab_size, dtype=torch.float32, device=self.device
-        )
+            last_RK = self.decoder.final_norm(residual_RK, delta_RK) if logit_rows.numel() else residual_RK
+        logits_RV = torch.empty(logit_rows.numel(), self.config.vocab_size, dtype=torch.float32, device=self.device)
         if logit_rows.numel():
             self.decoder.weights.head.logits(last_RK, logits_RV)
         return Forward(logits_RV=logits_RV, hidden_TK=None if hidden_TK is None else hidden_TK.float())
@@ -216,6 +211,7 @@ class CudaBackend:
                 slots_T=sent[11], groups=tuple((slot, sent[index].long()) for slot, index in groups)
             )
         plan = self._plan(batch, counts, sent, single.size)
+        logit_rows = sent[7].long()
         step = Step(
             token_ids=sent[0],
             previous_rows=sent[1],
@@ -223,8 +219,9 @@ class CudaBackend:
             slots=sent[3],
             plan=plan,
             adapter_rows=adapter_rows,
+            logit_rows=None if batch.want_hidden or len(logit_rows) == batch.num_tokens else logit_rows,
         )
-        return step, sent[7].long()
+        return step, logit_rows
 
     def _plan(self, batch: Batch, counts: np.ndarray, sent: list[torch.Tensor], num_single: int) -> Plan:
         config = self.config

@@ -55,7 +55,10 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step's integers on the device, int32 [T], and what attention makes of them."""
+    """A step's integers on the device, int32 [T], and what attention makes of them.
+
+    `logit_rows` (int64 [R]): all that is wanted after the last layer; None for every row.
+    """
 
     token_ids: torch.Tensor
     previous_rows: torch.Tensor
@@ -63,6 +66,7 @@ class Step:
     slots: torch.Tensor
     plan: Plan
     adapter_rows: AdapterRows | None = None
+    logit_rows: torch.Tensor | None = None
 
 
 class Decoder:
@@ -80,15 +84,17 @@ class Decoder:
         self.weights = weights
         self.pool = pool
         self.adapters = adapters
+        self.pools = [(layer[0], layer[1]) for layer in pool]
         self.flash = flash
         self.dtype = pool.dtype
 
     def run(self, step: Step, previous_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The residual [T, K] after all layers, and the last sublayer's output where it is not added yet."""
+        """The residual [T, K] after all layers, and the last sublayer's output where it is not added yet.
+
+        Of both only the rows that the step wants, [R, K].
+        """
         num_tokens = step.token_ids.shape[0]
-        residual_TK = torch.empty(
-            num_tokens, self.config.hidden_size, dtype=self.dtype, device=self.pool.device
-        )
+        residual_TK = torch.empty(num_tokens, self.config.hidden_size, dtype=self.dtype, device=self.pool.device)
         kernels.embed(
             step.token_ids,
             step.previous_rows,
@@ -99,12 +105,10 @@ class Decoder:
         )
         if num_tokens <= FEW_ROWS and step.adapter_rows is None and not self.config.post_norms:
             self._run_fused(residual_TK, step)
-            return residual_TK, None
-        return residual_TK, self._run_plain(residual_TK, step)
+            return (residual_TK if step.logit_rows is None else residual_TK.index_select(0, step.logit_rows)), None
+        return self._run_plain(residual_TK, step)
 
-    def final_norm(
-        self, residual_RK: torch.Tensor, delta_RK: torch.Tensor | None, *, early: bool = False
-    ) -> torch.Tensor:
+    def final_norm(self, residual_RK: torch.Tensor, delta_RK: torch.Tensor | None) -> torch.Tensor:
         """The normalised hidden states [R, K] that the head takes."""
         out_RK = torch.empty_like(residual_RK)
         post = self.weights.layers[-1].post_mlp_norm
@@ -115,45 +119,42 @@ class Decoder:
             self.config.norm_eps,
             out_RK,
             post_weight_K=post if delta_RK is not None else None,
-            early=early,
         )
         return out_RK
 
-    def _run_plain(self, residual_TK: torch.Tensor, step: Step) -> torch.Tensor:
-        config = self.config
-        num_tokens = residual_TK.shape[0]
+    def _run_plain(self, residual_TK: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        """Any step. What the last layer does after attention, it does for the wanted rows only."""
+        config, eps = self.config, self.config.norm_eps
         hidden_TK = torch.empty_like(residual_TK)
-        act_TI = residual_TK.new_empty(num_tokens, config.intermediate_size)
-        out_THD = residual_TK.new_empty(num_tokens, config.num_heads, config.head_dim)
+        act_TI = residual_TK.new_empty(residual_TK.shape[0], config.intermediate_size)
+        out_THD = residual_TK.new_empty(residual_TK.shape[0], config.num_heads, config.head_dim)
         delta_TK: torch.Tensor | None = None
         post: torch.Tensor | None = None
         for index, layer in enumerate(self.weights.layers):
-            kernels.add_norm(
-                delta_TK, residual_TK, layer.attn_norm, config.norm_eps, hidden_TK, post_weight_K=post
-            )
+            kernels.add_norm(delta_TK, residual_TK, layer.attn_norm, eps, hidden_TK, post_weight_K=post)
             qkv_TC = self._linear(index, "qkv", layer.qkv, hidden_TK, step)
             self._attend(index, layer, qkv_TC, out_THD, step)
-            delta_TK = self._linear(index, "o", layer.o, out_THD.view(num_tokens, -1), step)
-            kernels.add_norm(
-                delta_TK,
-                residual_TK,
-                layer.mlp_norm,
-                config.norm_eps,
-                hidden_TK,
-                post_weight_K=layer.post_attn_norm,
-            )
+            wanted = step.logit_rows if step.adapter_rows is None and index == config.num_layers - 1 else None
+            if wanted is not None:
+                residual_TK, out_THD = residual_TK.index_select(0, wanted), out_THD.index_select(0, wanted)
+                hidden_TK, act_TI = hidden_TK[: wanted.numel()], act_TI[: wanted.numel()]
+                if not wanted.numel():
+                    return residual_TK, residual_TK
+            delta_TK = self._linear(index, "o", layer.o, out_THD.flatten(1), step)
+            kernels.add_norm(delta_TK, residual_TK, layer.mlp_norm, eps, hidden_TK, post_weight_K=layer.post_attn_norm)
             gate_up_T2I = self._linear(index, "gate_up", layer.gate_up, hidden_TK, step)
             kernels.activate(gate_up_T2I, act_TI, config.activation)
             del gate_up_T2I
             delta_TK = self._linear(index, "down", layer.down, act_TI, step)
             post = layer.post_mlp_norm
         assert delta_TK is not None, "a model has layers"
-        return delta_TK
+        if step.logit_rows is not None and step.adapter_rows is not None:
+            return residual_TK.index_select(0, step.logit_rows), delta_TK.index_select(0, step.logit_rows)
+        return residual_TK, delta_TK
 
     def _run_fused(self, residual_TK: torch.Tensor, step: Step) -> None:
         """A few rows. With one, norms and the gate ride along too; with more, the library is faster than that."""
         config = self.config
-        early = step.plan.early
         num_tokens = residual_TK.shape[0]
         width = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         hidden_TK = torch.empty_like(residual_TK)
@@ -163,20 +164,18 @@ class Decoder:
         eps = config.norm_eps
         for index, layer in enumerate(self.weights.layers):
             if num_tokens == 1:
-                layer.qkv.fused(residual_TK, qkv_TC, norm_K=layer.attn_norm, eps=eps, early=early)
+                layer.qkv.fused(residual_TK, qkv_TC, norm_K=layer.attn_norm, eps=eps)
             else:
-                kernels.add_norm(None, residual_TK, layer.attn_norm, eps, hidden_TK, early=early)
+                kernels.add_norm(None, residual_TK, layer.attn_norm, eps, hidden_TK)
                 qkv_TC = layer.qkv(hidden_TK)
             self._attend(index, layer, qkv_TC, out_THD, step)
-            layer.o.fused(out_THD.view(num_tokens, -1), residual_TK, add=True, early=early)
+            layer.o.fused(out_THD.view(num_tokens, -1), residual_TK, add=True)
             if num_tokens == 1:
-                layer.gate_up.fused(
-                    residual_TK, act_TI, norm_K=layer.mlp_norm, eps=eps, activation=config.activation, early=early
-                )
+                layer.gate_up.fused(residual_TK, act_TI, norm_K=layer.mlp_norm, eps=eps, activation=config.activation)
             else:
-                kernels.add_norm(None, residual_TK, layer.mlp_norm, eps, hidden_TK, early=early)
-                kernels.activate(layer.gate_up(hidden_TK), act_TI, config.activation, early=early)
-            layer.down.fused(act_TI, residual_TK, add=True, early=early)
+                kernels.add_norm(None, residual_TK, layer.mlp_norm, eps, hidden_TK)
+                kernels.activate(layer.gate_up(hidden_TK), act_TI, config.activation)
+            layer.down.fused(act_TI, residual_TK, add=True)
 
     def _linear(self, index: int, name: str, linear: Linear, x_TK: torch.Tensor, step: Step) -> torch.Tensor:
         y_TN = linear(x_TK)
@@ -186,7 +185,7 @@ class Decoder:
 
     def _attend(self, index: int, layer: Layer, qkv_TC: torch.Tensor, out_THD: torch.Tensor, step: Step) -> None:
         config = self.config
-        keys, values = self.pool[index, 0], self.pool[index, 1]
+        keys, values = self.pools[index]
         cos_PD, sin_PD = self.weights.rotations[self.weights.layer_rotations[index]]
         kernels.rotate_and_store(
             qkv_TC,
@@ -199,7 +198,6 @@ class Decoder:
             num_heads=config.num_heads,
             norms=layer.qk_norms,
             eps=config.norm_eps,
-            early=step.plan.early,
         )
         attend(
             qkv_TC,

@@ -44,12 +44,10 @@ class DecodeGraphs:
         max_model_len: int,
         previous_ids: torch.Tensor,
         multiprocessors: int,
-        early: bool,
     ) -> None:
         self.decoder = decoder
         self.sizes = graph_sizes(max_num_seqs)
         self.previous_ids = previous_ids
-        self.early = early
         self.max_model_len = max_model_len
         self.multiprocessors = multiprocessors
         _, _, num_blocks, self.block_size, num_kv_heads, head_dim = decoder.pool.shape
@@ -57,9 +55,7 @@ class DecodeGraphs:
         self.table_width = aligned(-(-max_model_len // self.block_size))
         device = decoder.pool.device
         largest = self.sizes[-1]
-        self.splits = {
-            size: num_splits(size, num_kv_heads, max_model_len, multiprocessors) for size in self.sizes
-        }
+        self.splits = {size: num_splits(size, num_kv_heads, max_model_len, multiprocessors) for size in self.sizes}
         cells = max(size * splits for size, splits in self.splits.items()) * decoder.config.num_heads
         self.scratch = Scratch.make(cells, head_dim, device)
         self.starts = torch.arange(largest + 1, dtype=torch.int32, device=device)
@@ -74,9 +70,7 @@ class DecodeGraphs:
         """True for a pure decode step: one row a sequence, logits for every row, nothing else asked for."""
         count = batch.num_sequences
         return (
-            batch.num_tokens == count <= self.sizes[-1]
-            and batch.logit_rows.shape[0] == count
-            and not batch.want_hidden
+            batch.num_tokens == count <= self.sizes[-1] and batch.logit_rows.shape[0] == count and not batch.want_hidden
         )
 
     def run(self, batch: Batch) -> Forward:
@@ -137,7 +131,7 @@ class DecodeGraphs:
         step = self._step(size, lora)
         if self.memory is None:
             return _Recorded(None, step)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._compute(step)  # compiles kernels and sets up cuBLAS, which a recording may not do
@@ -161,7 +155,6 @@ class DecodeGraphs:
             tile_firsts=self.none,
             splits=self.splits[size],
             scratch=self.scratch,
-            early=self.early,
         )
         return Step(
             token_ids=rows["token_ids"],

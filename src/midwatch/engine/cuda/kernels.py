@@ -4,9 +4,6 @@ Each fuses what would otherwise read and write the hidden states again. Arithmet
 dtype. Sources: RMSNorm, Zhang and Sennrich (arXiv 1910.07467), eq. 4; rotary embedding, Su et al. (arXiv 2104.09864),
 eq. 34, with dimension j of a head turning with dimension j + D / 2; gated units, Shazeer (arXiv 2002.05202), eq. 6.
 Legend: T tokens, K hidden size, I inner size, H query heads, N kv heads, D head size, V vocabulary, P positions.
-
-`early`: a kernel that was launched while its predecessor still runs (programmatic dependent launch) waits for the
-predecessor's results before it reads them, and lets its own successor start early in turn.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from midwatch.engine.cuda.launch import launch, launch_options
+from midwatch.engine.cuda.launch import launch
 
 HEADS_PER_PROGRAM = 8
 ARGMAX_BLOCK = 4096
@@ -44,7 +41,6 @@ def add_norm(
     out_TK: torch.Tensor,
     *,
     post_weight_K: torch.Tensor | None = None,
-    early: bool = False,
 ) -> None:
     """residual += delta (normalised by `post_weight_K` first, if given); out = norm(residual)."""
     rows, columns = residual_TK.shape
@@ -63,13 +59,11 @@ def add_norm(
         ADD=delta_TK is not None,
         POST=post_weight_K is not None,
         BLOCK=block,
-        EARLY=early,
         num_warps=min(max(block // 512, 1), 16),
-        **launch_options(early),
     )
 
 
-def activate(gate_up_T2I: torch.Tensor, out_TI: torch.Tensor, activation: str, *, early: bool = False) -> None:
+def activate(gate_up_T2I: torch.Tensor, out_TI: torch.Tensor, activation: str) -> None:
     """out = act(gate) · up, `act` being `silu` or `gelu_tanh`; gate is the first half of a row."""
     rows, columns = out_TI.shape
     block = min(triton.next_power_of_2(columns), 2048)
@@ -79,8 +73,6 @@ def activate(gate_up_T2I: torch.Tensor, out_TI: torch.Tensor, activation: str, *
         (gate_up_T2I, out_TI, columns),
         GELU=activation == "gelu_tanh",
         BLOCK=block,
-        EARLY=early,
-        **launch_options(early),
     )
 
 
@@ -96,7 +88,6 @@ def rotate_and_store(
     num_heads: int,
     norms: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
-    early: bool = False,
 ) -> None:
     """Normalise (if `norms`, of q and k, are given) and rotate q in place; put k, rotated, and v into the pool.
 
@@ -117,9 +108,7 @@ def rotate_and_store(
         HALF_PADDED=triton.next_power_of_2(head_dim // 2),
         HEADS=HEADS_PER_PROGRAM,
         QK_NORM=norms is not None,
-        EARLY=early,
         num_warps=2,
-        **launch_options(early),
     )
 
 
@@ -131,14 +120,6 @@ def argmax(logits_RV: torch.Tensor, out_R: torch.Tensor) -> None:
     places = torch.empty(rows, parts, dtype=torch.int32, device=logits_RV.device)
     launch(_argmax_parts, (parts, rows), (logits_RV, values, places, columns), BLOCK=ARGMAX_BLOCK)
     launch(_argmax, (rows,), (values, places, out_R, parts), BLOCK=triton.next_power_of_2(parts), num_warps=1)
-
-
-@triton.jit
-def wait_for_predecessor(EARLY: tl.constexpr):
-    """Let the next kernel start, then wait until the kernel before this one has written everything."""
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
@@ -174,13 +155,11 @@ def _add_norm(
     ADD: tl.constexpr,
     POST: tl.constexpr,
     BLOCK: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     start = tl.program_id(0).to(tl.int64) * columns
     k = tl.arange(0, BLOCK)
     inside = k < columns
     w = tl.load(weight + k, mask=inside, other=0.0).to(tl.float32)
-    wait_for_predecessor(EARLY)
     x = tl.load(residual + start + k, mask=inside, other=0.0).to(tl.float32)
     if ADD:
         d = tl.load(delta + start + k, mask=inside, other=0.0).to(tl.float32)
@@ -196,11 +175,10 @@ def _add_norm(
 
 
 @triton.jit
-def _activate(gate_up, out, columns, GELU: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def _activate(gate_up, out, columns, GELU: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = i < columns
-    wait_for_predecessor(EARLY)
     gate = tl.load(gate_up + row * 2 * columns + i, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + row * 2 * columns + columns + i, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * columns + i, gated(gate, up, GELU).to(out.dtype.element_ty), mask=inside)
@@ -234,7 +212,6 @@ def _rotate_and_store(
     HALF_PADDED: tl.constexpr,
     HEADS: tl.constexpr,
     QK_NORM: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -248,7 +225,6 @@ def _rotate_and_store(
     cos = tl.load(cos_table + position * HALF + j, mask=inside, other=0.0)[None, :]
     sin = tl.load(sin_table + position * HALF + j, mask=inside, other=0.0)[None, :]
     qkv += row * (NUM_HEADS + 2 * NUM_KV_HEADS) * D
-    wait_for_predecessor(EARLY)
     if part < Q_PARTS:
         head = part * HEADS + tl.arange(0, HEADS)
         source = qkv + head[:, None] * D + j[None, :]

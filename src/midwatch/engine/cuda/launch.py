@@ -24,13 +24,7 @@ def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], **flags: A
         return
     compiled = kernel[grid](*args, **flags)
     if compiled is not None:  # None in the interpreter
-        names = [name for name in kernel.arg_names[len(args) :]]
-        _compiled[key] = (compiled, tuple(flags[name] for name in names))
-
-
-def launch_options(early: bool) -> dict[str, bool]:
-    """The launch attribute of programmatic dependent launch, where it is wanted."""
-    return {"launch_pdl": True} if early else {}
+        _compiled[key] = (compiled, tuple(flags[name] for name in kernel.arg_names[len(args) :]))
 
 
 def _trait(arg: Any) -> Any:

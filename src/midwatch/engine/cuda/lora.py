@@ -21,6 +21,8 @@ from midwatch.errors import ModelError
 
 GATHERED_MAX_ROWS = 64
 MAX_RANK = 128
+SHARES = 8
+SHRINK_BLOCK, EXPAND_BLOCK = 256, 128
 FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 
 
@@ -66,7 +68,7 @@ class AdapterBank:
         self._check(adapter)
         rank = max(16, triton.next_power_of_2(max([pair.a.shape[0] for pair in adapter.pairs.values()], default=1)))
         self.adapters[slot] = adapter
-        grew = rank > self.rank
+        grew: bool = rank > self.rank
         if grew:
             self._grow(rank)
         else:
@@ -95,25 +97,27 @@ class AdapterBank:
                     start = end
             return
         num_rows, inputs = x_TK.shape
-        parts = len(stack.ends)
-        low = torch.empty(num_rows, parts * self.rank, dtype=torch.float32, device=x_TK.device)
+        parts, outputs = len(stack.ends), y_TN.shape[1]
+        shares = SHARES if inputs >= SHARES * SHRINK_BLOCK else 1
+        low = torch.empty(num_rows, shares, parts * self.rank, dtype=torch.float32, device=x_TK.device)
         launch(
             _shrink,
-            (num_rows, parts),
+            (num_rows, parts, shares),
             (x_TK, stack.a, low, rows.slots_T, inputs, x_TK.stride(0)),
             PARTS=parts,
             RANK=self.rank,
-            BLOCK=128,
+            BLOCK=SHRINK_BLOCK,
+            SHARES=shares,
         )
-        outputs = y_TN.shape[1]
         ends = (*stack.ends, outputs, outputs)
         launch(
             _expand,
-            (num_rows, triton.cdiv(outputs, 128)),
+            (num_rows, triton.cdiv(outputs, EXPAND_BLOCK)),
             (low, stack.b, y_TN, rows.slots_T, outputs, ends[0], ends[1]),
             PARTS=parts,
             RANK=self.rank,
-            BLOCK=128,
+            BLOCK=EXPAND_BLOCK,
+            SHARES=shares,
         )
 
     def _check(self, adapter: Adapter) -> None:
@@ -136,9 +140,7 @@ class AdapterBank:
             for name, parts in FUSED.items():
                 shapes = [_shape(self.config, part) for part in parts]
                 ends = tuple(sum(outputs for _, outputs in shapes[: index + 1]) for index in range(len(parts)))
-                a = torch.zeros(
-                    self.num_slots, len(parts) * rank, shapes[0][0], dtype=self.dtype, device=self.device
-                )
+                a = torch.zeros(self.num_slots, len(parts) * rank, shapes[0][0], dtype=self.dtype, device=self.device)
                 b = torch.zeros(self.num_slots, ends[-1], rank, dtype=self.dtype, device=self.device)
                 self.stacks[layer, name] = _Stack(a, b, ends)
         for slot, adapter in self.adapters.items():
@@ -176,42 +178,64 @@ def _shape(config: ModelConfig, name: str) -> tuple[int, int]:
 
 @triton.jit
 def _shrink(
-    x, a, low, slots, K, stride, PARTS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """One program per (row, part): its R numbers x Aᵀ, float32."""
+    x,
+    a,
+    low,
+    slots,
+    K,
+    stride,
+    PARTS: tl.constexpr,
+    RANK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHARES: tl.constexpr,
+):
+    """One program per (row, part, share of the inputs): the R numbers that its share adds to x Aᵀ, float32."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
+    share = tl.program_id(2)
     slot = tl.load(slots + row).to(tl.int64)
-    if slot < 0:
-        return
-    r = tl.arange(0, RANK)
-    acc = tl.zeros([RANK, BLOCK], tl.float32)
-    matrix = a + (slot * PARTS + part) * RANK * K
-    for start in range(0, K, BLOCK):
-        k = start + tl.arange(0, BLOCK)
-        inside = k < K
-        tile = tl.load(matrix + r[:, None] * K + k[None, :], mask=inside[None, :], other=0.0).to(tl.float32)
-        acc += tile * tl.load(x + row * stride + k, mask=inside, other=0.0).to(tl.float32)[None, :]
-    tl.store(low + row * (PARTS * RANK) + part * RANK + r, tl.sum(acc, 1))
+    if slot >= 0:
+        r = tl.arange(0, RANK)
+        acc = tl.zeros([RANK, BLOCK], tl.float32)
+        matrix = a + (slot * PARTS + part) * RANK * K
+        count = tl.cdiv(tl.cdiv(K, SHARES), BLOCK) * BLOCK
+        end = tl.minimum(K, (share + 1) * count)
+        for start in range(share * count, end, BLOCK):
+            k = start + tl.arange(0, BLOCK)
+            inside = k < end
+            tile = tl.load(matrix + r[:, None] * K + k[None, :], mask=inside[None, :], other=0.0).to(tl.float32)
+            acc += tile * tl.load(x + row * stride + k, mask=inside, other=0.0).to(tl.float32)[None, :]
+        tl.store(low + (row * SHARES + share) * (PARTS * RANK) + part * RANK + r, tl.sum(acc, 1))
 
 
 @triton.jit
 def _expand(
-    low, b, y, slots, N, end_0, end_1, PARTS: tl.constexpr, RANK: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+    low,
+    b,
+    y,
+    slots,
+    N,
+    end_0,
+    end_1,
+    PARTS: tl.constexpr,
+    RANK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHARES: tl.constexpr,
+):
     """One program per (row, block of outputs): y += low Bᵀ, each output with the numbers of its part."""
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row).to(tl.int64)
-    if slot < 0:
-        return
-    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    r = tl.arange(0, RANK)
-    inside = n < N
-    part = tl.where(n >= end_0, 1, 0) + tl.where(n >= end_1, 1, 0)
-    part = tl.minimum(part, PARTS - 1)
-    numbers = tl.load(low + row * (PARTS * RANK) + (part * RANK)[:, None] + r[None, :])
-    matrix = tl.load(b + (slot * N + n)[:, None] * RANK + r[None, :], mask=inside[:, None], other=0.0)
-    total = tl.sum(numbers * matrix.to(tl.float32), 1)
-    place = y + row * N + n
-    total += tl.load(place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(place, total.to(y.dtype.element_ty), mask=inside)
+    if slot >= 0:
+        n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        r = tl.arange(0, RANK)
+        inside = n < N
+        part = tl.minimum(tl.where(n >= end_0, 1, 0) + tl.where(n >= end_1, 1, 0), PARTS - 1)
+        place = low + row * (SHARES * PARTS * RANK) + (part * RANK)[:, None] + r[None, :]
+        numbers = tl.load(place)
+        for share in tl.static_range(1, SHARES):
+            numbers += tl.load(place + share * (PARTS * RANK))
+        matrix = tl.load(b + (slot * N + n)[:, None] * RANK + r[None, :], mask=inside[:, None], other=0.0)
+        total = tl.sum(numbers * matrix.to(tl.float32), 1)
+        target = y + row * N + n
+        total += tl.load(target, mask=inside, other=0.0).to(tl.float32)
+        tl.store(target, total.to(y.dtype.element_ty), mask=inside)

@@ -51,15 +51,14 @@ class Staging:
             host[offset : offset + array.size] = array.ravel()
         sent = self.send(offsets[-1])
         return [
-            sent[offset : offset + array.size].view(array.shape)
-            for offset, array in zip(offsets, arrays, strict=False)
+            sent[offset : offset + array.size].view(array.shape) for offset, array in zip(offsets, arrays, strict=False)
         ]
 
     def _allocate(self, capacity: int) -> None:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.synchronize(self.device)  # the old buffers may still be copied from
-            self.copied = [torch.cuda.Event() for _ in range(DEPTH)]
+            self.copied = [torch.cuda.Event() for _ in range(DEPTH)]  # type: ignore[no-untyped-call]
         self.buffers = [torch.zeros(capacity, dtype=torch.int32, pin_memory=on_gpu) for _ in range(DEPTH)]
         self.numbers = torch.zeros(capacity, dtype=torch.int32, device=self.device)
 
