@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+    from vllm import LLM, SamplingParams
 
     model = LLM(
         given.config,
