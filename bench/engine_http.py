@@ -143,7 +143,10 @@ async def measure(command: list[str]) -> Measured:
         process = subprocess.Popen(arguments, stdout=log, stderr=log)
         url = f"http://127.0.0.1:{port}"
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
+            # Each request on a connection of its own: llama.cpp's server closes a kept one when it likes.
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            timeout = aiohttp.ClientTimeout(total=300)
+            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
                 while not await first_token(session, url):
                     if process.poll() is not None or time.perf_counter() - started > 120:
                         log.seek(0)

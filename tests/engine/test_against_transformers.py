@@ -77,7 +77,6 @@ def test_logits_agree_within_a_ten_thousandth(smollm2_parts: tuple[Tokenizer, To
     with torch.no_grad():
         theirs = peer(torch.tensor([ids])).logits[0]
     ours = all_logits(backend, ids)
-    print(ours.abs().max(), (ours - theirs).abs().max())
     assert (ours - theirs).abs().max() < 1e-4
 
 

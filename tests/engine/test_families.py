@@ -132,3 +132,16 @@ def test_the_older_spelling_of_rotary_settings_is_read(family: str, folder: Path
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert open_checkpoint(tmp_path).config == open_checkpoint(folder).config
+
+
+@pytest.mark.parametrize(("quantization", "limit"), [("none", 0.001), ("int8", 0.003), ("int4", 0.2)])
+def test_the_quick_forms_stay_near_the_reference(
+    folder: Path, expected: torch.Tensor, quantization: str, limit: float
+) -> None:
+    settings = EngineSettings(dtype="bfloat16", quantization=quantization, block_size=4)
+    quick = TorchBackend(open_checkpoint(folder), settings, max_model_len=64, num_blocks=32)
+    exact = torch.log_softmax(expected, -1)
+    for chunk in (0, 1):
+        near = torch.log_softmax(all_logits(quick, TEXT, chunk=chunk), -1)
+        divergence = (exact.exp() * (exact - near)).sum(-1).mean()
+        assert divergence < limit, chunk

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from midwatch.engine.adjustments import adjust, apply_masks
 from midwatch.engine.drawing import draw_rows
 from midwatch.engine.request import SamplingParams
 from midwatch.engine.sampler import NOTHING, Draw, Drawn, sample, score
@@ -150,6 +151,43 @@ def test_every_parameter_does_what_its_definition_says(reference: Reference, uni
     assert starts[drawn] - MARGIN <= uniform <= ends[drawn] + MARGIN
 
 
+@settings(deadline=None, max_examples=300)
+@given(reference=requests())
+def test_masks_biases_and_penalties_change_logits_by_their_formulas(reference: Reference) -> None:
+    draw = Draw(
+        params=reference.params,
+        prompt_ids=reference.prompt_ids,
+        answer_ids=reference.answer_ids,
+        end_ids=reference.end_ids,
+        allowed=None if reference.allowed is None else bits(reference.allowed),
+    )
+    rows = torch.tensor([[0.0] * len(reference.logits), reference.logits])
+    plain = Draw(params=SamplingParams(temperature=1.0))
+    apply_masks(rows, [None, draw.allowed])
+    adjust(rows, [plain, draw])
+    assert rows[0].tolist() == [0.0] * len(reference.logits)
+    for got, expected in zip(rows[1].tolist(), reference.adjusted(), strict=True):
+        assert got == expected or abs(got - expected) < 1e-4 * max(1, abs(expected))
+
+
+@pytest.mark.parametrize("vocab_size", [300, 1300])
+def test_rows_of_a_gpu_are_filtered_each_by_its_own_parameters(vocab_size: int) -> None:
+    source = random.Random(3)
+    kinds = [
+        {},
+        {"top_k": 2},
+        {"top_k": 1200},
+        {"top_p": 0.3},
+        {"min_p": 0.2},
+        {"top_k": 9, "top_p": 0.8},
+        {"top_k": 1},
+    ]
+    rows = torch.randn(140, vocab_size, generator=torch.Generator().manual_seed(4))
+    params = [SamplingParams(temperature=1.0 if row % 5 else 0.0, **kinds[row % 7]) for row in range(140)]
+    draws = [Draw(params=item, uniform=source.random()) for item in params]
+    assert draw_rows(rows.clone(), draws).tolist() == sample(rows, draws).ids_R.tolist()
+
+
 @settings(deadline=None)
 @given(logits=LOGITS)
 def test_temperature_zero_takes_the_likeliest_and_the_lowest_of_equals(logits: list[float]) -> None:
@@ -221,6 +259,38 @@ def test_a_barred_token_is_never_drawn_and_has_no_probability(logits: list[float
         assert allowed[drawn.token_id]
         assert all(allowed[token] for token, _ in drawn.top)
         assert len(drawn.top) == min(20, sum(allowed))
+
+
+@pytest.mark.parametrize("count", [1, 7, 512, 513, 1500, 2999])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("logprobs", [None, 3])
+def test_a_mask_does_the_same_however_many_tokens_it_leaves(
+    count: int, seed: int, temperature: float, logprobs: int | None
+) -> None:
+    source = random.Random(seed)
+    logits = [source.gauss(0, 3) for _ in range(3000)]
+    allowed = [False] * 3000
+    for token in source.sample(range(3000), count):
+        allowed[token] = True
+    likeliest = int(np.argmax(logits))
+    if 1 < count < 2999:
+        allowed[likeliest] = seed == 0
+    params = SamplingParams(temperature=temperature, logprobs=logprobs, logit_bias={5: 2.0}, presence_penalty=1.0)
+    reference = Reference(logits, SamplingParams(temperature=1.0), allowed=allowed)
+    adjusted = Reference(logits, replace(params, temperature=1.0), [], [9], allowed=allowed)
+    for uniform in (0.0, 0.3, 0.77):
+        drawn = one(logits, params=params, uniform=uniform, answer_ids=[9], allowed=bits(allowed))
+        if temperature == 0:
+            assert drawn.token_id == int(np.argmax(adjusted.adjusted()))
+        else:
+            ends = adjusted.boundaries()
+            start = ends[drawn.token_id - 1] if drawn.token_id else 0.0
+            assert start - MARGIN <= uniform <= ends[drawn.token_id] + MARGIN
+        if logprobs is not None:
+            masked = torch.log_softmax(torch.tensor(reference.adjusted()), -1)
+            assert abs(drawn.logprob - masked[drawn.token_id]) < 1e-4
+            assert [token for token, _ in drawn.top] == masked.topk(min(3, sum(allowed))).indices.tolist()
 
 
 def test_ids_past_the_end_of_a_mask_are_barred() -> None:

@@ -215,6 +215,64 @@ def test_a_template_of_the_usual_kind_works() -> None:
     ]
 
 
+QWEN_LIKE = """{%- if messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- set ns = namespace(searching=true, last=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.searching and message.role == "user" and not message.content.startswith('<tool>') %}
+        {%- set ns.searching = false %}{%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.role == "assistant" and loop.index0 < ns.last and '</think>' in message.content %}
+        {{- '<|im_start|>assistant\\n' + (message.content.split('</think>')|last).lstrip('\\n') + '<|im_end|>\\n' }}
+    {%- elif message.role != 'system' %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>' }}{%- endif %}
+{%- endif %}"""
+LLAMA_LIKE = """{{- bos_token }}
+{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string = strftime_now("%d %b %Y") %}
+{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}
+{%- if not tools is defined %}{%- set tools = none %}{%- endif %}
+{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content']|trim %}
+{%- set messages = messages[1:] %}{%- else %}{%- set system = "" %}{%- endif %}
+{{- "<|im_start|>system\\n" }}{%- if tools is not none %}{{- "tools" }}{%- endif %}{{- "Today: " + date_string }}
+{{- system }}{{- "<|im_end|>" }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + '<|im_end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            QWEN_LIKE,
+            "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n 1 <|im_end|>\n<|im_start|>assistant\nok<|im_end|>\n"
+            "<|im_start|>user\n2<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            LLAMA_LIKE,
+            "<|im_start|>system\nToday: 26 Jul 2024S<|im_end|><|im_start|>user\n1<|im_end|><|im_start|>assistant\nok"
+            "<|im_end|><|im_start|>user\n2<|im_end|><|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_what_templates_of_the_families_do_is_allowed(source: str, expected: str) -> None:
+    contents = [("system", "S"), ("user", " 1 "), ("assistant", "ok"), ("user", "2")]
+    pieces = make_template(source).render([{"role": role, "content": content} for role, content in contents])
+    assert "".join(piece.text for piece in pieces) == expected
+    assert sum(piece.special for piece in pieces) == 9
+
+
 def test_a_model_without_a_template_says_so(tmp_path: Path) -> None:
     plain = open_tokenizer(write_tiny_gguf(tmp_path / "plain.gguf", template=None))
     assert plain.decode(plain.encode("abc")) == "abc"

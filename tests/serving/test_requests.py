@@ -256,6 +256,16 @@ def test_a_passed_deadline_is_an_error_and_not_a_short_answer(stream: bool) -> N
     assert 'vllm:request_success_total{finished_reason="deadline",model_name="scripted"} 1.0' in metrics
 
 
+@pytest.mark.parametrize(("fields", "says"), [({"guided_regex": "a"}, "grammar"), ({}, "logit_bias")])
+def test_an_answer_that_cannot_go_on_says_why(fields: dict[str, object], says: str) -> None:
+    with serve(ScriptedEngine(last_reason="error").open) as url:
+        await_health(url, 200)
+        status, answer = post(url, "/v1/completions", prompt="a", **fields)
+        assert get(url, "/health")[0] == 200
+    assert (status, answer["error"]["code"]) == (422, "dead_end")
+    assert says in answer["error"]["message"]
+
+
 def test_a_deadline_that_has_passed_before_the_engine_is_asked_is_one_too(url: str, engine: ScriptedEngine) -> None:
     status, answer = post(url, "/v1/completions", prompt="a", timeout_s=1e-9)
     assert (status, answer["error"]["code"]) == (504, "deadline_exceeded")

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", help="Say what the engine will run on here, and what is missing.")(doctor)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")] = False) -> None:
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Check cores, memory, compiler, GPU, model and settings. Exit code 1 if the engine could not start."""
     import json
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from midwatch.engine.sampler import Draw
 
 WORD = 32
+FEW = 512
 
 
 def to_device(values: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
@@ -53,6 +54,24 @@ def apply_masks(logits_RV: torch.Tensor, masks: Sequence[npt.NDArray[np.int32] |
     bits_W = torch.arange(WORD, dtype=torch.int32, device=logits_RV.device)
     barred = ((words_RW[:, :, None] >> bits_W) & 1 == 0).view(len(masks), -1)[:, :vocab_size]
     logits_RV.masked_fill_(barred, -torch.inf)
+
+
+def few_allowed(mask: npt.NDArray[np.int32], vocab_size: int) -> torch.Tensor | None:
+    """The ids that a mask allows, ascending, if they are one to `FEW`; None otherwise."""
+    words = mask.view(np.uint32)
+    if not 0 < int(np.bitwise_count(words).sum()) <= FEW:
+        return None
+    places = np.flatnonzero(words)
+    bits = np.unpackbits(words[places].view(np.uint8).reshape(-1, WORD // 8), axis=1, bitorder="little")
+    rows, columns = np.nonzero(bits)
+    ids = places[rows] * WORD + columns
+    ids = ids[ids < vocab_size]
+    return torch.from_numpy(ids) if ids.size else None
+
+
+def is_allowed(mask: npt.NDArray[np.int32], token_id: int) -> bool:
+    """Whether a mask lets an id through; `NOTHING` it never does."""
+    return 0 <= token_id < mask.size * WORD and bool(int(mask[token_id // WORD]) >> (token_id % WORD) & 1)
 
 
 def adjust(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> None:

@@ -27,6 +27,8 @@ NOTHING = -1
 LOWEST_TEMPERATURE = 1e-5
 STEEP = 8.0
 BLOCK = 256
+LONGEST_TOP = 1024
+"""Rows whose top-k is longer are sorted instead."""
 BELOW_ONE = 1 - 2.0**-40
 Weights = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -103,8 +105,6 @@ def _kept(weights_V: torch.Tensor, params: SamplingParams) -> tuple[npt.NDArray[
     kept = weights[ids].astype(np.float64)
     if top_k and kept.size > top_k:
         ids, kept = _at_least(ids, kept, float(np.partition(kept, kept.size - top_k)[kept.size - top_k]))
-    if params.min_p:
-        ids, kept = _at_least(ids, kept, params.min_p * float(kept.max()))
     if params.top_p < 1:
         total = float(kept.sum()) if top_k or params.min_p else 1.0
         ids, kept = _at_least(ids, kept, _nucleus_floor(kept, params.top_p, total))
@@ -140,7 +140,10 @@ def _at_least(ids: npt.NDArray[np.int64], weights: Floats, floor: float) -> tupl
 
 
 def draw_rows(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """Draw from rows together, on their device, without waiting for it; ids [R] int64, `NOTHING` as in `draw_one`."""
+    """Draw from rows together, on their device, without waiting for it; ids [R] int64, `NOTHING` as in `draw_one`.
+
+    Every call is a kernel's launch, which costs more than the kernel; hence so few of them.
+    """
     if logits_RV.is_cuda and not any(_filters(draw.params, logits_RV.shape[1]) for draw in draws):
         from midwatch.engine.cuda import drawing
 
@@ -148,17 +151,23 @@ def draw_rows(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
         numbers = to_device(pairs, logits_RV.device)
         return drawing.draw(logits_RV, numbers[0].float(), numbers[1])
     greatest_R, greedy_R = logits_RV.max(-1)
+    random = [draw.params.temperature > 0 for draw in draws]
     ids_R = greedy_R
-    if any(draw.params.temperature > 0 for draw in draws):
-        table = [[draw.params.temperature, draw.uniform, draw.params.min_p, draw.params.top_p] for draw in draws]
-        numbers = to_device(np.array(table).T.copy(), logits_RV.device)
-        inverse_R1 = (1 / numbers[0].clamp(min=LOWEST_TEMPERATURE)).float()[:, None]
-        weights_RV = torch.softmax((logits_RV - greatest_R[:, None]).mul_(inverse_R1), -1)
-        filtering = [row for row, draw in enumerate(draws) if _filters(draw.params, logits_RV.shape[1])]
+    if any(random):
+        inverses = [1 / max(draw.params.temperature or 1.0, LOWEST_TEMPERATURE) for draw in draws]
+        uniforms = [min(draw.uniform, BELOW_ONE) for draw in draws]
+        rest = [(draw.params.min_p, draw.params.top_p, draw.params.temperature) for draw in draws]
+        table = np.array([inverses, uniforms, *zip(*rest, strict=True)])
+        numbers = to_device(table, logits_RV.device)
+        scaled_RV = (logits_RV - greatest_R[:, None]).mul_(numbers[0].float()[:, None])
+        weights_RV = torch.softmax(scaled_RV, -1)
+        vocab_size = logits_RV.shape[1]
+        filtering = [row for row, draw in enumerate(draws) if random[row] and _filters(draw.params, vocab_size)]
         if filtering:
-            _filter_rows(weights_RV, filtering, draws, numbers)
-        drawn_R = _invert_rows(weights_RV, numbers[1])
-        ids_R = torch.where(numbers[0] > 0, drawn_R, greedy_R)
+            _filter_rows(weights_RV, filtering, draws, numbers[2:4])
+        ids_R = _invert_rows(weights_RV, numbers[1, :, None])
+        if not all(random):
+            ids_R = torch.where(numbers[4] > 0, ids_R, greedy_R)
     return torch.where(torch.isfinite(greatest_R), ids_R, NOTHING)
 
 
@@ -170,42 +179,43 @@ def _filter_rows(
     Without top-k, top-p needs the row sorted. Of ties at the k-th place all stay, as on a CPU, but only k of them count
     towards the mass that top-p takes its share of.
     """
-    vocab_size = weights_RV.shape[1]
-    rows = to_device(np.array(filtering, np.int64), weights_RV.device)
+    device, vocab_size = weights_RV.device, weights_RV.shape[1]
+    is_all = len(filtering) == len(draws)
+    rows = to_device(np.array(filtering, np.int64), device)
+    kept_RV = weights_RV if is_all else weights_RV[rows]
+    shares = numbers if is_all else numbers[:, rows]
+    floors_R1 = shares[0, :, None].float() * kept_RV.amax(-1, keepdim=True)
     sizes = [min(draws[row].params.top_k or vocab_size, vocab_size) for row in filtering]
-    floors_R = numbers[2, rows].float() * weights_RV[rows].amax(-1)
-    ordering = [
-        place for place, row in enumerate(filtering) if draws[row].params.top_p < 1 or sizes[place] < vocab_size
-    ]
-    if ordering:
-        places = to_device(np.array(ordering, np.int64), weights_RV.device)
-        largest = max(sizes[place] for place in ordering)
-        some_RV = weights_RV[rows[places]]
-        ordered_RK = some_RV.topk(largest)[0] if largest <= 1024 else some_RV.sort(-1, descending=True)[0]
-        sizes_R1 = to_device(np.array([sizes[place] for place in ordering], np.int64), weights_RV.device)[:, None]
-        ranks_K = torch.arange(ordered_RK.shape[1], device=weights_RV.device)
-        keep_RK = (ranks_K < sizes_R1) & (ordered_RK >= floors_R[places, None])
+    if any(size < vocab_size or draws[row].params.top_p < 1 for size, row in zip(sizes, filtering, strict=True)):
+        largest = max(sizes)
+        ordered_RK = kept_RV.topk(largest)[0] if largest <= LONGEST_TOP else kept_RV.sort(-1, descending=True)[0]
+        sizes_R1 = to_device(np.array(sizes, np.int64)[:, None], device)
+        ranks_K = torch.arange(ordered_RK.shape[1], device=device)
+        keep_RK = (ranks_K < sizes_R1) & (ordered_RK >= floors_R1)
         mass_RK = torch.where(keep_RK, ordered_RK, 0.0).double()
-        above_RK = mass_RK.cumsum(-1) - mass_RK
-        shares_R1 = numbers[3, rows[places], None]
-        keep_RK &= (shares_R1 >= 1) | (above_RK < shares_R1 * mass_RK.sum(-1, keepdim=True))
-        last_R1 = keep_RK.sum(-1, keepdim=True).clamp(min=1) - 1
-        floors_R[places] = ordered_RK.gather(1, last_R1)[:, 0]
-    kept_RV = weights_RV[rows]
-    weights_RV[rows] = torch.where(kept_RV >= floors_R[:, None], kept_RV, 0.0)
+        until_RK = mass_RK.cumsum(-1)
+        # A share of 1 keeps all; as 2 it lies above every sum, whatever its rounding.
+        shares_R1 = torch.where(shares[1] < 1, shares[1], 2.0)[:, None]
+        keep_RK &= until_RK - mass_RK < shares_R1 * until_RK[:, -1:]
+        floors_R1 = ordered_RK.gather(1, keep_RK.sum(-1, keepdim=True).clamp(min=1) - 1)
+    if is_all:
+        weights_RV.masked_fill_(kept_RV < floors_R1, 0.0)
+    else:
+        weights_RV[rows] = kept_RV.masked_fill_(kept_RV < floors_R1, 0.0)
 
 
-def _invert_rows(weights_RV: torch.Tensor, uniform_R: torch.Tensor) -> torch.Tensor:
+def _invert_rows(weights_RV: torch.Tensor, uniform_R1: torch.Tensor) -> torch.Tensor:
     """Pick a block by its sum, then an id in it, for every row."""
     rows, vocab_size = weights_RV.shape
-    padded = torch.nn.functional.pad(weights_RV, (0, -vocab_size % BLOCK)).view(rows, -1, BLOCK)
-    sums_RB = padded.sum(-1).double()
+    if vocab_size % BLOCK:
+        weights_RV = torch.nn.functional.pad(weights_RV, (0, -vocab_size % BLOCK))
+    blocks = weights_RV.view(rows, -1, BLOCK)
+    sums_RB = blocks.sum(-1, dtype=torch.float64)
     until_RB = sums_RB.cumsum(-1)
-    target_R1 = (uniform_R.clamp(max=BELOW_ONE) * until_RB[:, -1])[:, None]
-    block_R1 = (until_RB <= target_R1).sum(-1, keepdim=True).clamp(max=until_RB.shape[1] - 1)
-    sum_R1 = sums_RB.gather(1, block_R1)
-    inside_R1 = ((target_R1 - (until_RB.gather(1, block_R1) - sum_R1)) / sum_R1).clamp(0, BELOW_ONE)
-    chosen = padded.gather(1, block_R1[:, :, None].expand(-1, 1, BLOCK))[:, 0].double()
-    within_RB = chosen.cumsum(-1)
-    place_R1 = (within_RB <= inside_R1 * within_RB[:, -1:]).sum(-1, keepdim=True)
-    return (block_R1 * BLOCK + place_R1)[:, 0].clamp(max=vocab_size - 1)
+    target_R1 = uniform_R1 * until_RB[:, -1:]
+    block_R1 = torch.searchsorted(until_RB, target_R1, right=True).clamp(max=until_RB.shape[1] - 1)
+    inside_R1 = target_R1 - (until_RB - sums_RB).gather(1, block_R1)
+    until_RV = blocks.gather(1, block_R1[:, :, None].expand(-1, 1, BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
+    inside_R1 = torch.minimum(inside_R1, until_RV[:, -1:] * BELOW_ONE)  # roundings of the sums stay in the block
+    place_R1 = torch.searchsorted(until_RV, inside_R1, right=True)
+    return torch.add(place_R1, block_R1, alpha=BLOCK)[:, 0].clamp(max=vocab_size - 1)

@@ -32,6 +32,11 @@ QUEUE_S = 4.0
 STACK_BYTES = 1 << 20
 """Of the child's compiling thread: half of the least that a thread here gets, so what fits there fits here."""
 MEMORY_BYTES = 3 << 30
+WORDS = ("[ a-zA-Z]{1,30}", "[ a-z]{1,30}")
+"""Kinds of tokens whose masks are made once, beside those of JSON strings.
+
+Where a pattern takes all of a kind, a mask costs 15 µs instead of 300.
+"""
 TAME_BYTES = 16_384
 _WILD = ('"pattern', '"allOf"', '"$ref"', '"format"', '"multipleOf"', '"not"', '"$dynamicRef"', '"x-guidance"')
 MAX_LEXER_STATES = 50_000
@@ -79,7 +84,8 @@ class Vocabulary:
         import llguidance
 
         wrapper: Any = self
-        return llguidance.LLTokenizer(wrapper, n_vocab=len(self.tokens), eos_token=self.eos_ids)
+        slices = [*llguidance.LLTokenizer.general_slices(), *WORDS]
+        return llguidance.LLTokenizer(wrapper, n_vocab=len(self.tokens), eos_token=self.eos_ids, slices=slices)
 
 
 def build(trie: llguidance.LLTokenizer, kind: str, text: str) -> llguidance.LLMatcher:

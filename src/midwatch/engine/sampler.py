@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from midwatch.engine.adjustments import adjust, apply_masks, to_device
+from midwatch.engine.adjustments import adjust, apply_masks, few_allowed, is_allowed, to_device
 from midwatch.engine.drawing import NOTHING, draw_one, draw_rows
 from midwatch.engine.request import SamplingParams
 
@@ -134,15 +134,9 @@ def sample(logits_RV: torch.Tensor, draws: Sequence[Draw], greedy_R: torch.Tenso
     """
     if greedy_R is not None and all(draw.is_plain for draw in draws):
         return Sampled(greedy_R.to(torch.int64), draws)
-    ids, logprobs = [], []
     if logits_RV.device.type == "cpu":
-        for row, (logits_1V, draw) in enumerate(zip(logits_RV.split(1), draws, strict=True)):
-            before = _prepare(logits_1V, [draw])
-            ids.append(draw_one(logits_1V[0], draw))
-            if before is not None:
-                logprobs.append(_logprobs(before, torch.tensor(ids[-1:]), [0], row, [draw]))
-        return Sampled(torch.tensor(ids, dtype=torch.int64), draws, logprobs)
-    parts = []
+        return _sample_on_cpu(logits_RV, draws)
+    parts, logprobs = [], []
     for start in range(0, len(draws), DEVICE_ROWS):
         rows, of_rows = logits_RV[start : start + DEVICE_ROWS], draws[start : start + DEVICE_ROWS]
         before = _prepare(rows, of_rows)
@@ -151,6 +145,35 @@ def sample(logits_RV: torch.Tensor, draws: Sequence[Draw], greedy_R: torch.Tenso
             asked = [row for row, draw in enumerate(of_rows) if draw.params.logprobs is not None]
             logprobs.append(_logprobs(before, parts[-1], asked, start, of_rows))
     return Sampled(torch.cat(parts) if parts else logits_RV.new_empty(0, dtype=torch.int64), draws, logprobs)
+
+
+def _sample_on_cpu(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> Sampled:
+    """One row after the other. A grammar that leaves few tokens, or the likeliest one, spares the pass over all."""
+    ids, logprobs = [], []
+    for row, (logits_1V, draw) in enumerate(zip(logits_RV[:, None].unbind(), draws, strict=True)):
+        few = None if draw.allowed is None else few_allowed(draw.allowed, logits_1V.shape[1])
+        is_greedy = draw.params.temperature == 0 and draw.params.logprobs is None
+        if few is not None:
+            before = torch.log_softmax(logits_1V[:, few], -1) if draw.params.logprobs is not None else None
+            adjust(logits_1V, [draw])
+            place = draw_one(logits_1V[0, few], draw)
+            ids.append(NOTHING if place == NOTHING else int(few[place]))
+            if before is not None:
+                logprobs.append(_logprobs(before, torch.tensor([place]), [0], row, [draw], ids_V=few))
+            continue
+        if draw.allowed is not None and is_greedy:
+            adjust(logits_1V, [draw])
+            ids.append(draw_one(logits_1V[0], draw))
+            if is_allowed(draw.allowed, ids[-1]):
+                continue
+            apply_masks(logits_1V, [draw.allowed])
+            ids[-1] = draw_one(logits_1V[0], draw)
+            continue
+        before = _prepare(logits_1V, [draw])
+        ids.append(draw_one(logits_1V[0], draw))
+        if before is not None:
+            logprobs.append(_logprobs(before, torch.tensor(ids[-1:]), [0], row, [draw]))
+    return Sampled(torch.tensor(ids, dtype=torch.int64), draws, logprobs)
 
 
 def _prepare(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor | None:
@@ -183,13 +206,21 @@ def score(logits_RV: torch.Tensor, token_ids: Sequence[int], top: int) -> list[D
 
 
 def _logprobs(
-    logprobs_RV: torch.Tensor, ids_R: torch.Tensor, asked: list[int], start: int, draws: Sequence[Draw]
+    logprobs_RV: torch.Tensor,
+    places_R: torch.Tensor,
+    asked: list[int],
+    start: int,
+    draws: Sequence[Draw],
+    *,
+    ids_V: torch.Tensor | None = None,
 ) -> _Logprobs:
+    """Of the rows `asked` for; `places_R` are what all rows drew. `ids_V` names columns that are not the vocabulary."""
     most = min(max(draws[row].params.logprobs or 0 for row in asked), logprobs_RV.shape[1])
-    drawn = ids_R.clamp(min=0) if len(asked) == len(draws) else ids_R[asked].clamp(min=0)
-    values, ids = logprobs_RV.topk(most)
+    drawn = places_R.clamp(min=0) if len(asked) == len(draws) else places_R[asked].clamp(min=0)
+    values, places = logprobs_RV.topk(most)
     of_drawn = logprobs_RV.gather(1, drawn[:, None])[:, 0]
-    return _Logprobs([start + row for row in asked], of_drawn, values, ids)
+    top_ids = places if ids_V is None else ids_V[places]
+    return _Logprobs([start + row for row in asked], of_drawn, values, top_ids)
 
 
 def _to_host(item: _Logprobs) -> _Logprobs:

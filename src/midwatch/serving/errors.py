@@ -60,6 +60,16 @@ class DeadlineError(MidwatchError):
         )
 
 
+class DeadEndError(RequestError):
+    """An answer could not go on: its grammar allowed nothing more or hit a limit, or the model's numbers were none."""
+
+    def __init__(self, *, closed: bool) -> None:
+        if closed:
+            super().__init__("The grammar came to a dead end in this answer.", "Simplify the grammar.", status=422)
+        else:
+            super().__init__("The model left no token to draw.", "Look at logit_bias and min_tokens.", status=422)
+
+
 def body_of(error: MidwatchError) -> dict[str, Any]:
     """The error as the JSON object that a body or an event carries."""
     status = status_of(error)
@@ -126,6 +136,8 @@ def _code_of(error: MidwatchError) -> str | None:
         return "context_length_exceeded"
     if isinstance(error, LoadingError):
         return "loading"
+    if isinstance(error, DeadEndError):
+        return "dead_end"
     if isinstance(error, DrainingError):
         return "draining"
     if isinstance(error, DeadlineError):

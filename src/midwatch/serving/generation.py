@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from midwatch.engine.request import Output, SamplingParams
 from midwatch.errors import MidwatchError, ProviderError, RequestError
 from midwatch.serving.answers import Json, Outputs, Shape, Usage
-from midwatch.serving.errors import DeadlineError, body_of, response_to
+from midwatch.serving.errors import DeadEndError, DeadlineError, body_of, response_to
 
 if TYPE_CHECKING:
     from midwatch.serving.host import Host, Served
@@ -106,7 +106,7 @@ class Generation:
         async with aclosing(self._of_all(prompts)) as outputs:
             async for choice, output in outputs:
                 if output.finish_reason == "error":
-                    raise ProviderError("The grammar came to a dead end in this answer.", "Simplify the grammar.")
+                    raise DeadEndError(closed=self.params.is_closed)
                 if output.finish_reason == "deadline":
                     raise DeadlineError(time.perf_counter() - self.received_at)
                 self._observe(times.setdefault(choice, _Times(self.received_at)), output)

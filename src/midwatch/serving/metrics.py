@@ -66,17 +66,17 @@ class Metrics:
 
     def first_token(self, seconds: float) -> None:
         """An answer's first output came `seconds` after its request was received."""
-        self._ttft.labels(self._model).observe(seconds)
+        self._ttft.observe(seconds)
 
     def next_token(self, seconds: float) -> None:
         """A further output came `seconds` after the one before."""
-        self._itl.labels(self._model).observe(seconds)
+        self._itl.observe(seconds)
 
     def answered(self, decode_seconds: float, tokens: int) -> None:
         """An answer of so many tokens is whole, `decode_seconds` after its first output."""
-        self._decode.labels(self._model).observe(decode_seconds)
+        self._decode.observe(decode_seconds)
         if tokens > 1:
-            self._tpot.labels(self._model).observe(decode_seconds / (tokens - 1))
+            self._tpot.observe(decode_seconds / (tokens - 1))
 
     def finished(self, reason: str, seconds: float, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         """A request ended: `stop`, `length`, `abort` (the caller hung up), `deadline` or `error`.
@@ -86,9 +86,9 @@ class Metrics:
         self._finished.labels(self._model, reason).inc()
         if reason in {"stop", "length"}:
             self._ends.append(self._clock())
-            self._e2e.labels(self._model).observe(seconds)
-            self._prompt.labels(self._model).observe(prompt_tokens)
-            self._generation.labels(self._model).observe(completion_tokens)
+            self._e2e.observe(seconds)
+            self._prompt.observe(prompt_tokens)
+            self._generation.observe(completion_tokens)
 
     def recent_requests_per_s(self) -> float:
         """How fast requests were answered in the last minute; 0 if it is not known."""
@@ -105,8 +105,8 @@ class Metrics:
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
         histogram = Histogram(f"vllm:{name}", help_text, _LABEL, buckets=buckets, registry=self.registry)
-        histogram.labels(self._model)  # so that it is on the page, at 0, before the first request
-        return histogram
+        child: Histogram = histogram.labels(self._model)  # so it is on the page, at 0, before the first request
+        return child
 
 
 class _EngineCollector(Collector):

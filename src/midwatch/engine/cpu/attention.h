@@ -12,6 +12,8 @@
 #define SPLIT 1024
 #define QUERIES 12 /* scored together */
 #define PV_QUERIES 6
+#define AHEAD_QUERIES 4 /* up to so many, memory is slower than arithmetic, so lines are asked for ahead */
+#define QUERY_STRIDE 1040 /* more than any head, and no multiple of a page, where 12 rows would share a cache set */
 
 typedef struct {
     const void *k, *v;              /* of one layer */
@@ -22,10 +24,10 @@ typedef struct {
 
 typedef struct {
     float *scores;     /* [queries][SPLIT] */
-    float *queries;    /* [D][queries], scaled */
-    uint16_t *tile;    /* [D][16], gathered keys where blocks are no multiple of 16 */
-    float *tile_scale; /* [16] */
-    const void **v_rows; /* [SPLIT] */
+    float *queries;    /* [queries][QUERY_STRIDE], scaled */
+    uint16_t *tile;    /* [2][D][16], gathered keys where blocks are no multiple of 16 */
+    float *tile_scale; /* [2][16] */
+    const void **v_rows; /* [SPLIT + 16] */
     float *v_scales;   /* [SPLIT] */
     float *partial;    /* [splits][queries][D + 2]: weights, then max and sum */
 } AttentionScratch;
@@ -35,15 +37,16 @@ typedef struct {
     const void *base;
     const float *scale;
     int stride;
+    const void *next; /* the same of a tile that is scored later: its lines are asked for meanwhile */
 } KeyTile;
 
-INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, AttentionScratch *s) {
+INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, uint16_t *tile, float *tile_scale) {
     int size = p->block_size, dims = p->head_dim, width = p->int8 ? 1 : 2;
     if (size % LANES == 0) {
         int64_t head = (int64_t)p->table[position / size] * p->num_kv_heads + kv_head;
         int place = position % size;
         KeyTile t = {(const char *)p->k + (head * dims * size + place) * width,
-                     p->int8 ? p->k_scale + head * size + place : NULL, size};
+                     p->int8 ? p->k_scale + head * size + place : NULL, size, NULL};
         return t;
     }
     for (int i = 0; i < LANES; i++) { /* places past the end: the last key again, masked later */
@@ -52,12 +55,12 @@ INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, Atte
         int64_t from = head * dims * size + at % size;
         if (p->int8) {
             for (int d = 0; d < dims; d++)
-                ((int8_t *)s->tile)[d * LANES + i] = ((const int8_t *)p->k)[from + (int64_t)d * size];
-            s->tile_scale[i] = p->k_scale[head * size + at % size];
+                ((int8_t *)tile)[d * LANES + i] = ((const int8_t *)p->k)[from + (int64_t)d * size];
+            tile_scale[i] = p->k_scale[head * size + at % size];
         } else
-            for (int d = 0; d < dims; d++) s->tile[d * LANES + i] = ((const uint16_t *)p->k)[from + (int64_t)d * size];
+            for (int d = 0; d < dims; d++) tile[d * LANES + i] = ((const uint16_t *)p->k)[from + (int64_t)d * size];
     }
-    KeyTile t = {s->tile, s->tile_scale, LANES};
+    KeyTile t = {tile, tile_scale, LANES, NULL};
     return t;
 }
 
@@ -66,19 +69,26 @@ INLINE vf key_vector(const KeyTile *t, int d, int int8) {
                 : load_bf16((const uint16_t *)t->base + (size_t)d * t->stride);
 }
 
-/* Scores of n queries (columns of [D][ld]) with 16 keys. */
-INLINE void score(const int n, const int int8, const KeyTile *t, const float *q, int ld, int dims, float *out) {
-    vf acc[QUERIES];
-    for (int i = 0; i < n; i++) acc[i] = splat(0);
+/* Scores of n queries with the keys of one or two tiles. */
+INLINE void score(const int n, const int tiles, const int int8, const KeyTile *t, const float *q, int dims, float *out) {
+    vf acc[2][QUERIES];
+    for (int j = 0; j < tiles; j++)
+        for (int i = 0; i < n; i++) acc[j][i] = splat(0);
     for (int d = 0; d < dims; d++) {
-        vf key = key_vector(t, d, int8);
+        vf key[2];
+        for (int j = 0; j < tiles; j++) {
+            key[j] = key_vector(&t[j], d, int8);
+            if (n <= AHEAD_QUERIES) __builtin_prefetch((const char *)t[j].next + (int64_t)d * t[j].stride * (int8 ? 1 : 2));
+        }
 #pragma GCC unroll 12
-        for (int i = 0; i < n; i++) acc[i] = fmadd(splat(q[(size_t)d * ld + i]), key, acc[i]);
+        for (int i = 0; i < n; i++) {
+            vf query = splat(q[QUERY_STRIDE * i + d]);
+            for (int j = 0; j < tiles; j++) acc[j][i] = fmadd(query, key[j], acc[j][i]);
+        }
     }
-    vf scale = int8 ? load(t->scale) : splat(1);
-    for (int i = 0; i < n; i++) {
-        if (int8) acc[i] *= scale;
-        store(out + (size_t)i * SPLIT, acc[i]);
+    for (int j = 0; j < tiles; j++) {
+        vf scale = int8 ? load(t[j].scale) : splat(1);
+        for (int i = 0; i < n; i++) store(out + (size_t)i * SPLIT + LANES * j, int8 ? (vf)(acc[j][i] * scale) : acc[j][i]);
     }
 }
 
@@ -91,9 +101,12 @@ INLINE void weigh(const int n, const int vectors, const int int8, const float *w
     for (int p = first; p < last; p++) {
         vf value[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < vectors; j++)
+        for (int j = 0; j < vectors; j++) {
+            if (n <= AHEAD_QUERIES && j % 2 == 0)
+                __builtin_prefetch((const char *)rows[p + LANES] + (dim + LANES * j) * (int8 ? 1 : 2));
             value[j] = int8 ? load_int8((const int8_t *)rows[p] + dim + LANES * j)
                             : load_bf16((const uint16_t *)rows[p] + dim + LANES * j);
+        }
 #pragma GCC unroll 6
         for (int i = 0; i < n; i++) {
             vf weight = splat(weights[(size_t)i * SPLIT + p]);
@@ -105,19 +118,25 @@ INLINE void weigh(const int n, const int vectors, const int int8, const float *w
         for (int j = 0; j < vectors; j++) store(out + i * out_stride + dim + LANES * j, acc[i][j]);
 }
 
-typedef void (*Score)(const KeyTile *, const float *, int, int, float *);
+typedef void (*Score)(const KeyTile *, const float *, int, float *);
 typedef void (*Weigh)(const float *, const void *const *, int, int, int, float *, size_t);
 
-#define SCORE(n)                                                                                          \
-    static void score16_##n(const KeyTile *t, const float *q, int ld, int dims, float *out) {             \
-        score(n, 0, t, q, ld, dims, out);                                                                 \
-    }                                                                                                     \
-    static void score8_##n(const KeyTile *t, const float *q, int ld, int dims, float *out) {              \
-        score(n, 1, t, q, ld, dims, out);                                                                 \
+#define SCORE(n)                                                                                   \
+    static void score16_##n(const KeyTile *t, const float *q, int dims, float *out) {              \
+        score(n, 1, 0, t, q, dims, out);                                                           \
+    }                                                                                              \
+    static void score8_##n(const KeyTile *t, const float *q, int dims, float *out) {               \
+        score(n, 1, 1, t, q, dims, out);                                                           \
+    }                                                                                              \
+    static void pair16_##n(const KeyTile *t, const float *q, int dims, float *out) {               \
+        score(n, 2, 0, t, q, dims, out);                                                           \
+    }                                                                                              \
+    static void pair8_##n(const KeyTile *t, const float *q, int dims, float *out) {                \
+        score(n, 2, 1, t, q, dims, out);                                                           \
     }
 SCORE(1) SCORE(2) SCORE(3) SCORE(4) SCORE(5) SCORE(6) SCORE(7) SCORE(8) SCORE(9) SCORE(10) SCORE(11) SCORE(12)
 #define ALL12(f) {0, f##1, f##2, f##3, f##4, f##5, f##6, f##7, f##8, f##9, f##10, f##11, f##12}
-static const Score SCORES[2][QUERIES + 1] = {ALL12(score16_), ALL12(score8_)};
+static const Score SCORES[2][2][QUERIES + 1] = {{ALL12(score16_), ALL12(score8_)}, {ALL12(pair16_), ALL12(pair8_)}};
 
 #define WEIGH(n, v)                                                                                               \
     static void weigh16_##n##_##v(const float *w, const void *const *r, int a, int b, int d, float *o, size_t s) { \
@@ -166,19 +185,30 @@ static void attend_split(const Pages *p, int kv_head, int queries, int group, in
     int dims = p->head_dim, size = p->block_size, width = p->int8 ? 1 : 2;
     int base = split * SPLIT, start = low > base ? (low & ~15) - base : 0;
     int stop = high - base < SPLIT ? high - base : SPLIT, end = (stop + 15) & ~15;
-    for (int at = start; at < stop; at += LANES) {
-        KeyTile tile = key_tile(p, kv_head, base + at, high, s);
+    for (int at = start; at < stop; at += 2 * LANES) {
+        KeyTile tiles[2];
+        int pair = at + LANES < stop;
+        for (int j = 0; j <= pair; j++) {
+            int later = at + LANES * (j + 2) < stop ? LANES * (j + 2) : 0;
+            tiles[j] = key_tile(p, kv_head, base + at + LANES * j, high, s->tile + (size_t)j * dims * LANES,
+                                s->tile_scale + j * LANES);
+            tiles[j].next = size % LANES ? tiles[j].base : key_tile(p, kv_head, base + at + later, high, NULL, NULL).base;
+        }
         for (int i = 0; i < queries; i += QUERIES) {
             int n = queries - i < QUERIES ? queries - i : QUERIES;
-            SCORES[p->int8][n](&tile, s->queries + i, queries, dims, s->scores + (size_t)i * SPLIT + at);
+            SCORES[pair][p->int8][n](tiles, s->queries + (size_t)i * QUERY_STRIDE, dims, s->scores + (size_t)i * SPLIT + at);
         }
     }
-    for (int at = start; at < stop; at++) {
+    for (int at = start; at < stop;) { /* block by block: a division per position would cost more than its value */
+        int place = (base + at) % size, last = at + size - place < stop ? at + size - place : stop;
         int64_t head = (int64_t)p->table[(base + at) / size] * p->num_kv_heads + kv_head;
-        int place = (base + at) % size;
-        s->v_rows[at] = (const char *)p->v + (head * size + place) * dims * width;
-        if (p->int8) s->v_scales[at] = p->v_scale[head * size + place];
+        const char *row = (const char *)p->v + (head * size + place) * dims * width;
+        for (; at < last; at++, place++, row += dims * width) {
+            s->v_rows[at] = row;
+            if (p->int8) s->v_scales[at] = p->v_scale[head * size + place];
+        }
     }
+    for (int i = 0; i < LANES; i++) s->v_rows[stop + i] = s->v_rows[stop - 1]; /* what `weigh` asks for ahead */
     size_t stride = (size_t)dims + 2;
     for (int i = 0; i < queries; i++) {
         int to = position + i / group + 1 - base, from = window && to > window ? to - window : 0;
@@ -203,6 +233,10 @@ static void attend_split(const Pages *p, int kv_head, int queries, int group, in
 /* The splits' partial results of one query to its output [D]; `step` floats from one split to the next. */
 INLINE void merge_splits(const float *partial, size_t step, int splits, int dims, float *out) {
     float max = -INFINITY, sum = 0;
+    if (splits == 1) { /* the same numbers with less ado */
+        for (int d = 0; d < dims; d += LANES) store(out + d, load(partial + d) * splat(1.0f / partial[dims + 1]));
+        return;
+    }
     for (int s = 0; s < splits; s++) max = fmaxf(max, partial[s * step + dims]);
     for (int d = 0; d < dims; d += LANES) store(out + d, splat(0));
     for (int s = 0; s < splits; s++) {

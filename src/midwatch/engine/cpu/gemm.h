@@ -1,8 +1,9 @@
 /* Products of int8 activations with 4- and 8-bit weights, in tiles of 16 output columns.
 
    A weight matrix is a row of tiles; a tile is a row of groups of 32 inputs. 4 bits: 256 bytes of nibbles, 16 half
-   scales, 16 half offsets (weight = code * scale + offset). 8 bits: all groups' 512 bytes of codes + 128, then all
-   groups' 16 half scales (weight = code * scale). Byte 64 i + 4 c + e of a group's codes is input 4 i + e of column c
+   scales, 16 half offsets (weight = code * scale + offset). 8 bits: for two groups at a time their 2 * 16 half scales,
+   then 512 bytes of codes + 128 of either (weight = code * scale). Either way a tile is one stream, front to back: with
+   scales apart from codes the machine's prefetcher loses its way and memory gives half as much. Byte 64 i + 4 c + e of a group's codes is input 4 i + e of column c
    (4 bits: low nibble; its high nibble is input 16 + 4 i + e), so a 64-byte vector times four broadcast activations
    adds into 16 columns at once.
 
@@ -17,7 +18,10 @@
 #define ROWS 16
 #define GROUP 32
 #define GROUP4_BYTES 320
-#define PREFETCH_BYTES 2048
+#define PAIR8_BYTES 1088
+/* With fewer rows the machine's own prefetcher is faster (one row: 34 GB/s against 25); with more, the rows' other
+   streams distract it. */
+#define PREFETCH_ROWS 6
 
 typedef struct {
     const uint8_t *data;
@@ -57,8 +61,11 @@ INLINE int row_block_of(int rows, int row) {
 }
 
 INLINE size_t tile_bytes(int bits, int groups) {
-    return bits == 4 ? (size_t)groups * GROUP4_BYTES : (size_t)groups * 512 + (((size_t)groups * 32 + 63) & ~(size_t)63);
+    return bits == 4 ? (size_t)groups * GROUP4_BYTES : (size_t)((groups + 1) / 2) * PAIR8_BYTES;
 }
+
+INLINE size_t scales8(int g) { return (size_t)(g / 2) * PAIR8_BYTES + (size_t)(g % 2) * 32; }
+INLINE size_t codes8(int g) { return (size_t)(g / 2) * PAIR8_BYTES + 64 + (size_t)(g % 2) * 512; }
 
 INLINE const uint8_t *tile_of(const Matrix *m, int tile, int *bits) {
     int s = m->num_segments - 1;
@@ -96,8 +103,9 @@ INLINE void product4(const int n, const uint8_t *w, const Acts *a, size_t place,
     __m512 acc[ROWS];
     for (int r = 0; r < n; r++) acc[r] = _mm512_setzero_ps();
     for (int g = 0; g < a->groups; g++) {
-        for (int i = 0; i < 5; i++) _mm_prefetch((const char *)w + PREFETCH_BYTES + 64 * i, _MM_HINT_T0);
         __m512i v[8];
+        if (n >= PREFETCH_ROWS)
+            for (int i = 0; i < 5; i++) _mm_prefetch((const char *)w + 6 * GROUP4_BYTES + 64 * i, _MM_HINT_T0);
         for (int i = 0; i < 4; i++) {
             __m512i both = _mm512_load_si512(w + 64 * i);
             v[i] = _mm512_and_si512(both, nibble);
@@ -125,16 +133,15 @@ INLINE void product8(const int n, const uint8_t *w, const Acts *a, size_t place,
     const int8_t *q = a->q + place * GROUP;
     const float *sx = a->scale + place;
     const int32_t *start = a->start + place;
-    const uint8_t *scales = w + (size_t)a->groups * 512;
     __m512 acc[ROWS];
     for (int r = 0; r < n; r++) acc[r] = _mm512_setzero_ps();
     for (int g = 0; g < a->groups; g++) {
+        const uint8_t *codes = w + codes8(g);
         __m512i v[8];
-        for (int i = 0; i < 8; i++) {
-            _mm_prefetch((const char *)w + PREFETCH_BYTES + 64 * i, _MM_HINT_T0);
-            v[i] = _mm512_load_si512(w + 64 * i);
-        }
-        __m512 scale = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(scales + 32 * g)));
+        if (n >= PREFETCH_ROWS)
+            for (int i = 0; i < 9; i++) _mm_prefetch((const char *)codes + 2 * PAIR8_BYTES + 64 * i, _MM_HINT_T0);
+        for (int i = 0; i < 8; i++) v[i] = _mm512_load_si512(codes + 64 * i);
+        __m512 scale = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(w + scales8(g))));
 #pragma GCC unroll 16
         for (int r = 0; r < n; r++) {
             __m512i dot = _mm512_set1_epi32(start[r]);
@@ -142,7 +149,6 @@ INLINE void product8(const int n, const uint8_t *w, const Acts *a, size_t place,
             for (int i = 0; i < 8; i++) dot = _mm512_dpbusd_epi32(dot, v[i], four(q + 32 * r + 4 * i));
             acc[r] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale), _mm512_set1_ps(sx[r]), acc[r]);
         }
-        w += 512;
         q += GROUP * n;
         sx += n;
         start += n;
@@ -231,13 +237,12 @@ INLINE void product4(const int n, const uint8_t *w, const Acts *a, size_t place,
 }
 
 INLINE void product8(const int n, const uint8_t *w, const Acts *a, size_t place, float *out) {
-    const uint8_t *scales = w + (size_t)a->groups * 512;
     vf acc[ROWS];
     for (int r = 0; r < n; r++) acc[r] = splat(0);
-    for (int g = 0; g < a->groups; g++, w += 512, place += n) {
-        vf scale = load_half((const uint16_t *)(scales + 32 * g));
+    for (int g = 0; g < a->groups; g++, place += n) {
+        vf scale = load_half((const uint16_t *)(w + scales8(g)));
         for (int r = 0; r < n; r++) {
-            vf dot = __builtin_convertvector(dot8(w, a->q + (place + r) * GROUP), vf);
+            vf dot = __builtin_convertvector(dot8(w + codes8(g), a->q + (place + r) * GROUP), vf);
             acc[r] = fmadd(dot * scale, splat(a->scale[place + r]), acc[r]);
         }
     }

@@ -99,8 +99,8 @@ INLINE int queries_of_block(const Model *m) {
 static int reserve_scratch(Step *s) {
     const Model *m = &s->model;
     int64_t queries = queries_of_block(m), splits = m->max_positions / SPLIT + 1, dims = m->head_dim;
-    int64_t sizes[] = {queries * SPLIT * 4, queries * dims * 4,  dims * LANES * 2,
-                       LANES * 4,           SPLIT * (int64_t)sizeof(void *), SPLIT * 4,
+    int64_t sizes[] = {queries * SPLIT * 4, queries * QUERY_STRIDE * 4, 2 * dims * LANES * 2,
+                       2 * LANES * 4,       (SPLIT + LANES) * (int64_t)sizeof(void *), SPLIT * 4,
                        splits * queries * (dims + 2) * 4 + 64};
     int64_t bytes = 0, parts = sizeof sizes / sizeof *sizes;
     for (int i = 0; i < parts; i++) bytes += (sizes[i] + 127) & ~(int64_t)127;

@@ -18,11 +18,11 @@ INLINE void put4(uint8_t *group, int column, const uint8_t codes[32], uint16_t s
     ((uint16_t *)(group + 288))[column] = offset;
 }
 
-INLINE void put8(uint8_t *tile, int groups, int g, int column, const int8_t codes[32], uint16_t scale) {
-    uint8_t *group = tile + (size_t)g * 512;
+INLINE void put8(uint8_t *tile, int g, int column, const int8_t codes[32], uint16_t scale) {
+    uint8_t *group = tile + codes8(g);
     for (int i = 0; i < 8; i++)
         for (int e = 0; e < 4; e++) group[64 * i + 4 * column + e] = (uint8_t)(codes[4 * i + e] + 128);
-    ((uint16_t *)(tile + (size_t)groups * 512 + 32 * (size_t)g))[column] = scale;
+    ((uint16_t *)(tile + scales8(g)))[column] = scale;
 }
 
 INLINE uint16_t half_at(const uint8_t *p) {
@@ -56,9 +56,9 @@ static void pack_q4_k(uint8_t *tile, int column, const uint8_t *src, int groups)
     }
 }
 
-static void pack_q8_0(uint8_t *tile, int column, const uint8_t *src, int matrix_groups, int groups) {
+static void pack_q8_0(uint8_t *tile, int column, const uint8_t *src, int groups) {
     for (int g = 0; g < groups; g++, src += 34)
-        put8(tile, matrix_groups, g, column, (const int8_t *)src + 2, half_at(src));
+        put8(tile, g, column, (const int8_t *)src + 2, half_at(src));
 }
 
 static void pack_float(uint8_t *tile, int column, const float *src, int bits, int groups, int columns) {
@@ -73,7 +73,7 @@ static void pack_float(uint8_t *tile, int column, const float *src, int bits, in
             float rounded = half_to_float(scale), inverse = rounded > 0 ? 1.0f / rounded : 0;
             int8_t codes[32];
             for (int e = 0; e < 32; e++) codes[e] = (int8_t)fmaxf(-127, fminf(127, rintf(x[e] * inverse)));
-            put8(tile, groups, g, column, codes, scale);
+            put8(tile, g, column, codes, scale);
         } else {
             float low = x[0], high = x[0];
             for (int e = 1; e < count; e++) low = fminf(low, x[e]), high = fmaxf(high, x[e]);
@@ -100,7 +100,7 @@ int mw_pack(uint8_t *dst, int bits, int groups, int first, int step, int row0, c
         else if (type == FROM_Q4_K && bits == 4)
             pack_q4_k(tile, column, src, own);
         else if (type == FROM_Q8_0 && bits == 8)
-            pack_q8_0(tile, column, src, groups, own);
+            pack_q8_0(tile, column, src, own);
         else if (type == FROM_F32)
             pack_float(tile, column, (const float *)src, bits, groups, columns);
         else

@@ -67,7 +67,7 @@ static void unpack_row(const Matrix *m, int row, float *out) {
     int bits, column = row % LANES;
     const uint8_t *w = tile_of(m, row / LANES, &bits);
     for (int g = 0; g < m->groups; g++) {
-        const uint8_t *group = w + (size_t)g * (bits == 4 ? GROUP4_BYTES : 512);
+        const uint8_t *group = bits == 4 ? w + (size_t)g * GROUP4_BYTES : w + codes8(g);
         if (bits == 4) {
             float scale = half_to_float(((const uint16_t *)(group + 256))[column]);
             float offset = half_to_float(((const uint16_t *)(group + 288))[column]);
@@ -77,7 +77,7 @@ static void unpack_row(const Matrix *m, int row, float *out) {
                 out[32 * g + 16 + i] = (float)(both >> 4) * scale + offset;
             }
         } else {
-            float scale = half_to_float(((const uint16_t *)(w + (size_t)m->groups * 512 + 32 * (size_t)g))[column]);
+            float scale = half_to_float(((const uint16_t *)(w + scales8(g)))[column]);
             for (int i = 0; i < 32; i++) out[32 * g + i] = (float)(group[64 * (i / 4) + 4 * column + i % 4] - 128) * scale;
         }
     }
@@ -172,7 +172,13 @@ INLINE void norm_head(float *x, const float *weight, int dims, float eps) {
 }
 
 INLINE void rotate(float *x, const float *cosine, const float *sine, int half) {
-    for (int j = 0; j < half; j++) {
+    int j = 0;
+    for (; j + LANES <= half; j += LANES) {
+        vf a = load(x + j), b = load(x + j + half), c = load(cosine + j), s = load(sine + j);
+        store(x + j, fmadd(a, c, -b * s));
+        store(x + j + half, fmadd(a, s, b * c));
+    }
+    for (; j < half; j++) { /* heads of 16, 48, 80 ... */
         float a = x[j], b = x[j + half];
         x[j] = a * cosine[j] - b * sine[j];
         x[j + half] = a * sine[j] + b * cosine[j];
@@ -183,8 +189,11 @@ INLINE void rotate(float *x, const float *cosine, const float *sine, int half) {
 INLINE void write_pool(const Model *m, void *pool, float *scales, int64_t at, int64_t scale_at, int stride, const float *x) {
     int dims = m->head_dim;
     if (!m->kv_int8) {
-        uint16_t *out = (uint16_t *)pool + at;
-        for (int d = 0; d < dims; d++) out[(int64_t)d * stride] = to_bf16(x[d]);
+        uint16_t *out = (uint16_t *)pool + at, numbers[LANES];
+        for (int d = 0; d < dims; d += LANES) {
+            store_bf16(numbers, load(x + d));
+            for (int i = 0; i < LANES; i++) out[(int64_t)(d + i) * stride] = numbers[i];
+        }
         return;
     }
     float largest = 0;
@@ -266,7 +275,8 @@ static void attend_phase(Step *s, const Layer *l, int layer, int item, int threa
                    s->batch.tables + (int64_t)block->sequence * s->batch.table_width};
     for (int i = 0; i < queries; i++) {
         const float *q = s->qkv + (int64_t)(block->row + i / group) * s->qkv_stride + (kv_head * group + i % group) * dims;
-        for (int d = 0; d < dims; d++) scratch->queries[(int64_t)d * queries + i] = q[d] * m->attention_scale;
+        for (int d = 0; d < dims; d += LANES)
+            store(scratch->queries + (int64_t)i * QUERY_STRIDE + d, load(q + d) * splat(m->attention_scale));
     }
     int64_t step = (int64_t)queries * (dims + 2);
     int shared = plan->apart && block->splits > 1;
@@ -356,32 +366,41 @@ static void gate_up_phase(Step *s, const Layer *l, int layer, int item, int item
 
 /* ---- the head ---- */
 
+/* Tiles whose logits are written together: as many rows as a batch has, written in turn, are as many streams, and the
+   machine's prefetcher then loses that of the weights. */
+#define HEAD_TILES 8
+
+/* The logits of one row and tile to where they are wanted; `count` of its columns are of the vocabulary. */
+INLINE void put_logits(float *logits, int count, int tile, float *x, Best *found) {
+    if (count >= LANES)
+        store(logits + tile * LANES, load(x));
+    else
+        for (int i = 0; i < LANES; i++) {
+            if (i < count) logits[tile * LANES + i] = x[i];
+            else x[i] = -INFINITY;
+        }
+    vi larger = load(x) > found->value;
+    if (!any_lane(larger)) return;
+    found->value = choose(larger, load(x), found->value);
+    found->tile = (larger & tile) | (~larger & found->tile);
+}
+
 static void head_phase(Step *s, int item, int items) {
     const Model *m = &s->model;
     int rows = s->batch.num_logits;
     GemmRange range = gemm_range(m->head.tiles, rows, item, items);
-    float out[ROWS * LANES] __attribute__((aligned(64)));
-    for (int b = range.first_block; b < range.last_block; b++) {
-        RowBlock block = row_block(rows, b);
-        for (int r = 0; r < block.rows; r++)
-            s->best[(int64_t)item * rows + block.first + r] = (Best){-INFINITY, INT32_MAX};
-    }
-    for (int t = range.first_unit; t < range.last_unit; t++)
+    float out[HEAD_TILES][ROWS * LANES] __attribute__((aligned(64)));
+    Best *best = s->best + (int64_t)item * rows;
+    for (int r = 0; r < rows; r++) best[r] = (Best){splat(-INFINITY), (vi){0}};
+    for (int first = range.first_unit; first < range.last_unit; first += HEAD_TILES)
         for (int b = range.first_block; b < range.last_block; b++) {
             RowBlock block = row_block(rows, b);
-            int count = m->vocab - t * LANES < LANES ? m->vocab - t * LANES : LANES;
-            tile_product(&m->head, t, &s->hidden_acts, block, out);
+            int last = first + HEAD_TILES < range.last_unit ? first + HEAD_TILES : range.last_unit;
+            for (int t = first; t < last; t++) tile_product(&m->head, t, &s->hidden_acts, block, out[t - first]);
             for (int r = 0; r < block.rows; r++) {
-                float *logits = s->batch.logits + (int64_t)(block.first + r) * m->vocab + t * LANES;
-                Best *best = &s->best[(int64_t)item * rows + block.first + r];
-                const float *x = out + r * LANES;
-                if (count == LANES) {
-                    store(logits, load(x));
-                    if (max_lanes(load(x)) <= best->value) continue;
-                } else
-                    memcpy(logits, x, sizeof(float) * (size_t)(count > 0 ? count : 0));
-                for (int i = 0; i < count; i++)
-                    if (x[i] > best->value) *best = (Best){x[i], t * LANES + i};
+                float *logits = s->batch.logits + (int64_t)(block.first + r) * m->vocab;
+                for (int t = first; t < last; t++)
+                    put_logits(logits, m->vocab - t * LANES, t, out[t - first] + r * LANES, &best[block.first + r]);
             }
         }
 }
@@ -391,12 +410,17 @@ static void greedy_phase(Step *s) {
     int rows = s->batch.num_logits;
     int row_chunks = (num_row_blocks(rows) + ROW_CHUNK - 1) / ROW_CHUNK;
     for (int r = 0; r < rows; r++) {
-        Best best = {-INFINITY, INT32_MAX};
+        float best = -INFINITY;
+        int32_t id = 0;
         for (int item = row_block_of(rows, r) / ROW_CHUNK; item < s->best_items; item += row_chunks) {
-            Best found = s->best[(int64_t)item * rows + r];
-            if (found.value > best.value) best = found;
+            Best *found = &s->best[(int64_t)item * rows + r];
+            for (int i = 0; i < LANES; i++) {
+                int32_t candidate = found->tile[i] * LANES + i;
+                if (found->value[i] > best || (found->value[i] == best && candidate < id))
+                    best = found->value[i], id = candidate;
+            }
         }
-        s->batch.greedy[r] = best.id == INT32_MAX ? 0 : best.id;
+        s->batch.greedy[r] = id < s->model.vocab ? id : 0;
     }
 }
 

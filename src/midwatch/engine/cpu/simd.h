@@ -54,11 +54,22 @@ INLINE vf fmadd(vf a, vf b, vf c) {
 
 INLINE vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 
+/* The larger; b if one of them is no number. */
 INLINE vf vmax(vf a, vf b) {
 #ifdef USE_AVX512
     return (vf)_mm512_max_ps((__m512)a, (__m512)b);
 #else
     return choose(a > b, a, b);
+#endif
+}
+
+INLINE int any_lane(vi mask) {
+#ifdef USE_AVX512
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#else
+    int32_t any = 0;
+    for (int i = 0; i < LANES; i++) any |= mask[i];
+    return any;
 #endif
 }
 
@@ -84,14 +95,19 @@ INLINE float max_lanes(vf v) {
 #endif
 }
 
-/* e^x to about 2 units in the last place; exactly 1 at 0, 0 below -87. Cephes' reduction: x = n ln 2 + r. */
+/* e^x to about 2 units in the last place; exactly 1 at 0, exactly 0 at minus infinity and wherever a float cannot say
+   it (-87 without AVX-512, where the last numbers before 0 are left out). Cephes' reduction: x = n ln 2 + r. */
 INLINE vf vexp(vf x) {
-    vf high = splat(88.3f);
+    x = vmax(splat(-105.0f), x);
+#ifdef USE_AVX512
+    vf whole = (vf)_mm512_roundscale_ps((__m512)(x * splat(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
     vi tiny = x < splat(-87.0f);
+    vf high = splat(88.3f);
     x = choose(x > high, high, x);
     vf shifted = fmadd(x, splat(1.44269504f), splat(12582912.0f)); /* 1.5 * 2^23: the fraction falls off */
-    vi n = (vi)shifted - 0x4b400000;
     vf whole = shifted - splat(12582912.0f);
+#endif
     vf r = fmadd(whole, splat(-0.693359375f), x);
     r = fmadd(whole, splat(2.12194440e-4f), r);
     vf p = splat(1.9875691500e-4f);
@@ -101,8 +117,12 @@ INLINE vf vexp(vf x) {
     p = fmadd(p, r, splat(1.6666665459e-1f));
     p = fmadd(p, r, splat(5.0000001201e-1f));
     vf value = fmadd(p, r * r, r) + splat(1.0f);
-    value = value * (vf)((n + 127) << 23);
+#ifdef USE_AVX512
+    return (vf)_mm512_scalef_ps((__m512)value, (__m512)whole);
+#else
+    value = value * (vf)(((vi)shifted - 0x4b400000 + 127) << 23);
     return (vf)(~tiny & (vi)value);
+#endif
 }
 
 INLINE float half_to_float(uint16_t h) {
@@ -150,11 +170,11 @@ INLINE vf load_half(const uint16_t *p) {
 INLINE vf load_bf16(const uint16_t *p) { return (vf)(__builtin_convertvector(*(const vh_any *)p, vu) << 16); }
 INLINE vf load_int8(const int8_t *p) { return __builtin_convertvector(__builtin_convertvector(*(const vb_any *)p, vi), vf); }
 
-INLINE uint16_t to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40); /* stays not a number */
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+/* To the nearest bfloat16, ties to even; what is no number stays none. */
+INLINE void store_bf16(uint16_t *p, vf v) {
+    vu bits = (vu)v, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, quiet = bits >> 16 | 0x40;
+    vu odd = (vu)((bits & 0x7fffffff) > 0x7f800000);
+    *(vh_any *)p = __builtin_convertvector((odd & quiet) | (~odd & rounded), vh);
 }
 
 /* Sixteen floats, already within -127..127, to the nearest int8; returns their sum. */

@@ -67,9 +67,10 @@ typedef struct {
     int32_t num_blocks, num_items, window, apart; /* apart: a split is an item */
 } AttentionPlan;
 
+/* The largest logit of each of 16 columns, and the tile where it was first seen. */
 typedef struct {
-    float value;
-    int32_t id;
+    vf value;
+    vi tile;
 } Best;
 
 enum { EMBED, ATTN_NORM, LORA_IN, QKV, ATTEND, QUANTIZE_ATTENDED, LORA_O_IN, O, MLP_NORM, LORA_MLP_IN, GATE_UP,
