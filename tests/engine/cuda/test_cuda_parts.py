@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="Triton is not installed; the CUDA backend 
 
 from cuda_models import DEVICE
 
-from midwatch.engine.cuda.attention import find_flash, num_splits, row_tiles
+from midwatch.engine.cuda.attention import DECODE_TILING, PREFILL_TILING, find_flash, fitting, num_splits, row_tiles
 from midwatch.engine.cuda.graphs import graph_sizes
 from midwatch.engine.cuda.linear import GROUP, make_linear
 from midwatch.engine.cuda.loading import rotation_tables
@@ -39,6 +39,15 @@ def test_keys_are_split_until_the_gpu_is_full_and_no_further() -> None:
     assert num_splits(1, 8, 4096, 132) == 64
     assert num_splits(8, 8, 4096, 132) in (8, 16)
     assert num_splits(0, 8, 4096, 132) >= 1
+
+
+def test_a_gpu_with_less_shared_memory_gets_a_shorter_pipeline() -> None:
+    assert fitting(DECODE_TILING, 256, 227 << 10) == DECODE_TILING
+    small = fitting(DECODE_TILING, 256, 99 << 10)
+    assert (small.tile, small.stages) == (64, 3)
+    assert fitting(PREFILL_TILING, 256, 99 << 10).stages == 2
+    smaller = fitting(PREFILL_TILING, 256, 64 << 10)
+    assert (smaller.tile, smaller.stages) == (32, 2)
 
 
 def test_tiles_cover_every_row_of_the_longer_sequences_once_and_no_single_token() -> None:

@@ -7,13 +7,15 @@ FlashAttention 3 can take the longer ones instead, where its package is there. T
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from triton.runtime import driver
 
 from midwatch.engine.batch import Int32
 from midwatch.engine.cuda.attention_kernels import (
@@ -41,6 +43,7 @@ class Tiling:
     rows: int = 0
 
 
+HOPPER_SHARED_BYTES = 227 << 10
 DECODE_TILING = Tiling(tile=64, warps=2, stages=4)
 SPLIT_TILING = Tiling(tile=64, warps=4, stages=3)
 PREFILL_TILING = Tiling(tile=64, warps=8, stages=3, rows=128)
@@ -103,6 +106,22 @@ def row_tiles(starts: Int32, lengths: Int32, group: int, rows: int = PREFILL_TIL
     return sequences[order].astype(np.int32), firsts[order].astype(np.int32)
 
 
+def fitting(tiling: Tiling, row_bytes: int, shared_bytes: int) -> Tiling:
+    """The tiling with a pipeline (and tiles) that fit a multiprocessor's shared memory; a key takes `row_bytes`."""
+    tile, stages = tiling.tile, tiling.stages
+    queries = (tiling.rows or 32) * row_bytes + 4096
+    while queries + max(stages - 1, 1) * 2 * tile * row_bytes > shared_bytes and (stages > 2 or tile > 16):
+        tile, stages = (tile, stages - 1) if stages > 2 else (tile // 2, stages)
+    return replace(tiling, tile=tile, stages=stages)
+
+
+@functools.cache
+def _shared_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return HOPPER_SHARED_BYTES
+    return int(driver.active.utils.get_device_properties(device.index or 0)["max_shared_mem"])
+
+
 def attend(
     queries_TC: torch.Tensor,
     keys: torch.Tensor,
@@ -136,8 +155,9 @@ def decode_attention(
     tiling: Tiling | None = None,
 ) -> None:
     """Attention of the rows of `plan.decode_sequences`."""
-    tiling = tiling or (DECODE_TILING if plan.splits == 1 else SPLIT_TILING)
     _, page, num_kv_heads, head_dim = keys.shape
+    tiling = tiling or (DECODE_TILING if plan.splits == 1 else SPLIT_TILING)
+    tiling = fitting(tiling, head_dim * keys.element_size(), _shared_bytes(keys.device))
     num_heads = out_THD.shape[1]
     group = num_heads // num_kv_heads
     count = plan.decode_sequences.numel()
@@ -204,6 +224,9 @@ def prefill_attention(
 ) -> None:
     """Attention of the rows of `plan`'s tiles, which `row_tiles` made for `tiling.rows`."""
     _, page, num_kv_heads, head_dim = keys.shape
+    if keys.dtype is torch.float32 or head_dim > 128:
+        tiling = replace(tiling, tile=32, stages=2)  # registers are what is short
+    tiling = fitting(tiling, head_dim * keys.element_size(), _shared_bytes(keys.device))
     arguments = (
         queries_TC,
         keys,
@@ -229,10 +252,10 @@ def prefill_attention(
         D_PADDED=power_of_2(head_dim),
         PAGE=page,
         ROWS=tiling.rows,
-        TILE=tiling.tile if keys.dtype is not torch.float32 and head_dim <= 128 else 32,  # shared memory is 227 KB
+        TILE=tiling.tile,
         PRECISION=precision(keys.dtype),
         num_warps=tiling.warps,
-        num_stages=tiling.stages if head_dim <= 128 else 2,
+        num_stages=tiling.stages,
     )
 
 
