@@ -104,12 +104,13 @@ typedef struct {
     int64_t scratch_bytes;
 } Step;
 
-/* How many items a product is cut in: ROW_CHUNK row blocks by so many units that every thread gets several. */
+/* How many items a product is cut in: ROW_CHUNK row blocks by so many units that every thread gets several. Claiming
+   an item costs about as much as 10 KB of weights, so a product of few rows is cut in few. */
 #define ROW_CHUNK 8
-#define ITEMS_PER_THREAD 8
 
 static int32_t gemm_items(const Step *s, int units, int rows) {
-    int row_chunks = (num_row_blocks(rows) + ROW_CHUNK - 1) / ROW_CHUNK, wanted = ITEMS_PER_THREAD * s->threads->count;
+    int per_thread = rows <= 4 ? 2 : rows <= 2 * ROWS ? 4 : 8;
+    int row_chunks = (num_row_blocks(rows) + ROW_CHUNK - 1) / ROW_CHUNK, wanted = per_thread * s->threads->count;
     int unit_chunks = (wanted + row_chunks - 1) / row_chunks;
     if (unit_chunks > units) unit_chunks = units;
     return unit_chunks * row_chunks;
