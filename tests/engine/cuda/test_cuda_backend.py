@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,12 +125,15 @@ def test_a_block_may_hold_more_tokens_than_a_tile() -> None:
 
 @pytest.mark.parametrize(("quantization", "bound"), [("int8", 0.02), ("int4", 0.25)])
 def test_quantized_weights_stay_near_and_are_the_same_by_every_path(quantization: str, bound: float) -> None:
-    checkpoint = MemoryCheckpoint(LLAMA)
+    config = replace(LLAMA, hidden_size=256, intermediate_size=256, num_heads=4, num_kv_heads=2, head_dim=64)
+    checkpoint = MemoryCheckpoint(
+        replace(config, num_layers=1, rope_factors=(), layer_windows=(0,), layer_rope_bases=(1e4,))
+    )
     backend = make(checkpoint, quantization=quantization)
     prompt = tokens(40)
     expected, _ = reference(checkpoint, prompt)
     many = backend.forward(make_batch([(prompt, 0, [1, 2, 3])], 16)).logits_RV
-    assert error(many, expected) < bound
+    assert 1e-4 < error(many, expected) < bound
     one = backend.forward(make_batch([(prompt, 39, [1, 2, 3])], 16)).logits_RV
     assert error(one, many[-1:]) < 1e-5
     few = backend.forward(make_batch([(prompt, 35, [1, 2, 3])], 16)).logits_RV

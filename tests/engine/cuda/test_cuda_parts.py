@@ -12,10 +12,13 @@ from cuda_models import DEVICE
 
 from midwatch.engine.cuda.attention import find_flash, num_splits, row_tiles
 from midwatch.engine.cuda.graphs import graph_sizes
-from midwatch.engine.cuda.linear import make_linear, quantize_int4, quantize_int8
+from midwatch.engine.cuda.linear import GROUP, make_linear
 from midwatch.engine.cuda.loading import rotation_tables
 from midwatch.engine.cuda.staging import ALIGN, Staging
 from midwatch.errors import SettingsError
+
+# The interpreter's own use of numpy.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
 
 
 @pytest.mark.parametrize("most", [1, 3, 16, 64, 65, 250, 256, 1024])
@@ -62,22 +65,20 @@ def test_a_step_larger_than_the_buffer_makes_it_grow() -> None:
         arrays = [array + 1 for array in arrays]
 
 
-def test_quantized_codes_are_within_half_a_step_of_the_weights() -> None:
-    weight = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
-    codes, scales = quantize_int8(weight, 128)
-    wide = scales.float().repeat_interleave(128, 1)
-    assert ((codes.float() - 128) * wide - weight).abs().le(0.51 * wide).all()
-    packed, scales, minima = quantize_int4(weight, 32)
-    codes = torch.cat([packed & 15, packed >> 4], 1)
-    wide, low = scales.float().repeat_interleave(32, 1), minima.float().repeat_interleave(32, 1)
-    assert (codes.float() * wide + low - weight).abs().le(0.52 * wide).all()
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_weights_are_within_half_a_step(bits: int) -> None:
+    weight = torch.randn(8, 512, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    layer = make_linear(weight, bits)
+    assert layer.bits == bits
+    span = weight.view(8, -1, GROUP).aminmax(dim=-1)
+    step = (span.max - span.min).repeat_interleave(GROUP, 1) / (2**bits - 1)
+    assert (layer.dense(torch.float32) - weight).abs().le(0.53 * step).all()
 
 
 def test_a_matrix_whose_rows_do_not_divide_into_groups_stays_plain() -> None:
-    weight = torch.randn(8, 96)
-    assert make_linear(weight, 8).bits == 8
-    assert make_linear(weight, 4).bits == 16
-    assert make_linear(torch.randn(8, 40), 8).bits == 16
+    assert make_linear(torch.randn(8, 128), 8).bits == 8
+    assert make_linear(torch.randn(8, 128), 4).bits == 16
+    assert make_linear(torch.randn(8, 96), 8).bits == 16
 
 
 def test_rotary_factors_divide_the_frequencies() -> None:

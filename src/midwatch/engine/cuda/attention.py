@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 
 from midwatch.engine.batch import Int32
 from midwatch.engine.cuda.attention_kernels import (
@@ -22,7 +21,7 @@ from midwatch.engine.cuda.attention_kernels import (
     merge_splits_kernel,
     prefill_attention_kernel,
 )
-from midwatch.engine.cuda.launch import launch
+from midwatch.engine.cuda.launch import launch, power_of_2
 from midwatch.errors import SettingsError
 
 LOG2_E = math.log2(math.e)
@@ -167,10 +166,10 @@ def decode_attention(
         (num_kv_heads, plan.splits, count),
         arguments,
         GROUP=group,
-        GROUP_PADDED=max(16, triton.next_power_of_2(group)),
+        GROUP_PADDED=max(16, power_of_2(group)),
         NUM_KV_HEADS=num_kv_heads,
         D=head_dim,
-        D_PADDED=triton.next_power_of_2(head_dim),
+        D_PADDED=power_of_2(head_dim),
         PAGE=page,
         TILE=tiling.tile,
         WHOLE=plan.splits == 1,
@@ -186,7 +185,7 @@ def decode_attention(
             (scratch.partial, scratch.maxima, scratch.sums, out_THD, plan.starts, plan.decode_sequences),
             NUM_HEADS=num_heads,
             D=head_dim,
-            D_PADDED=triton.next_power_of_2(head_dim),
+            D_PADDED=power_of_2(head_dim),
             SPLITS=plan.splits,
             num_warps=2,
         )
@@ -227,7 +226,7 @@ def prefill_attention(
         GROUP=out_THD.shape[1] // num_kv_heads,
         NUM_KV_HEADS=num_kv_heads,
         D=head_dim,
-        D_PADDED=triton.next_power_of_2(head_dim),
+        D_PADDED=power_of_2(head_dim),
         PAGE=page,
         ROWS=tiling.rows,
         TILE=tiling.tile if keys.dtype is not torch.float32 and head_dim <= 128 else 32,  # shared memory is 227 KB

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from midwatch.engine.cuda.launch import launch
+from midwatch.engine.cuda.launch import cdiv, launch, power_of_2
 
 PART = 4096
 LOWEST_TEMPERATURE = 1e-5
@@ -24,7 +24,7 @@ def draw(logits_RV: torch.Tensor, temperatures_R: torch.Tensor, uniforms_R: torc
     `logits_RV` is float32 and left as it is; `temperatures_R` float32, `uniforms_R` float64 in [0, 1).
     """
     rows, vocab_size = logits_RV.shape
-    parts = triton.cdiv(vocab_size, PART)
+    parts = cdiv(vocab_size, PART)
     device = logits_RV.device
     maxima, sums = (torch.empty(rows, parts, dtype=torch.float32, device=device) for _ in range(2))
     places = torch.empty(rows, parts, dtype=torch.int32, device=device)
@@ -52,7 +52,7 @@ def draw(logits_RV: torch.Tensor, temperatures_R: torch.Tensor, uniforms_R: torc
             parts,
             LOWEST_TEMPERATURE,
         ),
-        PARTS=triton.next_power_of_2(parts),
+        PARTS=power_of_2(parts),
         PART=PART,
         num_warps=8,
     )

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from midwatch.engine.cuda.launch import launch
+from midwatch.engine.cuda.launch import cdiv, launch, power_of_2
 
 HEADS_PER_PROGRAM = 8
 ARGMAX_BLOCK = 4096
@@ -28,8 +28,8 @@ def embed(
 ) -> None:
     """Look up the token ids; where `previous_rows_T` is not -1, the id is `previous_ids` at that index instead."""
     num_tokens, columns = out_TK.shape
-    block = min(triton.next_power_of_2(columns), 1024)
-    grid = (num_tokens, triton.cdiv(columns, block))
+    block = min(power_of_2(columns), 1024)
+    grid = (num_tokens, cdiv(columns, block))
     launch(_embed, grid, (token_ids_T, previous_rows_T, previous_ids, table_VK, out_TK, scale, columns), BLOCK=block)
 
 
@@ -44,7 +44,7 @@ def add_norm(
 ) -> None:
     """residual += delta (normalised by `post_weight_K` first, if given); out = norm(residual)."""
     rows, columns = residual_TK.shape
-    block = triton.next_power_of_2(columns)
+    block = power_of_2(columns)
     arrays = (
         residual_TK if delta_TK is None else delta_TK,
         residual_TK,
@@ -66,10 +66,10 @@ def add_norm(
 def activate(gate_up_T2I: torch.Tensor, out_TI: torch.Tensor, activation: str) -> None:
     """out = act(gate) · up, `act` being `silu` or `gelu_tanh`; gate is the first half of a row."""
     rows, columns = out_TI.shape
-    block = min(triton.next_power_of_2(columns), 2048)
+    block = min(power_of_2(columns), 2048)
     launch(
         _activate,
-        (rows, triton.cdiv(columns, block)),
+        (rows, cdiv(columns, block)),
         (gate_up_T2I, out_TI, columns),
         GELU=activation == "gelu_tanh",
         BLOCK=block,
@@ -95,8 +95,8 @@ def rotate_and_store(
     `cos_PD` and `sin_PD` are float32 [P, D / 2].
     """
     _, _, num_kv_heads, head_dim = keys.shape
-    q_parts = triton.cdiv(num_heads, HEADS_PER_PROGRAM)
-    kv_parts = triton.cdiv(num_kv_heads, HEADS_PER_PROGRAM)
+    q_parts = cdiv(num_heads, HEADS_PER_PROGRAM)
+    kv_parts = cdiv(num_kv_heads, HEADS_PER_PROGRAM)
     q_norm, k_norm = norms or (cos_PD, cos_PD)
     launch(
         _rotate_and_store,
@@ -105,7 +105,7 @@ def rotate_and_store(
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=num_kv_heads,
         HALF=head_dim // 2,
-        HALF_PADDED=triton.next_power_of_2(head_dim // 2),
+        HALF_PADDED=power_of_2(head_dim // 2),
         HEADS=HEADS_PER_PROGRAM,
         QK_NORM=norms is not None,
         num_warps=2,
@@ -115,11 +115,11 @@ def rotate_and_store(
 def argmax(logits_RV: torch.Tensor, out_R: torch.Tensor) -> None:
     """The index of each row's largest number, the first of equals, int64."""
     rows, columns = logits_RV.shape
-    parts = triton.cdiv(columns, ARGMAX_BLOCK)
+    parts = cdiv(columns, ARGMAX_BLOCK)
     values = torch.empty(rows, parts, dtype=torch.float32, device=logits_RV.device)
     places = torch.empty(rows, parts, dtype=torch.int32, device=logits_RV.device)
     launch(_argmax_parts, (parts, rows), (logits_RV, values, places, columns), BLOCK=ARGMAX_BLOCK)
-    launch(_argmax, (rows,), (values, places, out_R, parts), BLOCK=triton.next_power_of_2(parts), num_warps=1)
+    launch(_argmax, (rows,), (values, places, out_R, parts), BLOCK=power_of_2(parts), num_warps=1)
 
 
 @triton.jit

@@ -27,6 +27,16 @@ def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], **flags: A
         _compiled[key] = (compiled, tuple(flags[name] for name in kernel.arg_names[len(args) :]))
 
 
+def cdiv(count: int, size: int) -> int:
+    """How many blocks of `size` hold `count`."""
+    return -(-count // size)
+
+
+def power_of_2(count: int) -> int:
+    """The least power of two that is not below `count`."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
 def _trait(arg: Any) -> Any:
     """What a compiled variant depends on."""
     if isinstance(arg, torch.Tensor):

@@ -12,10 +12,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import triton
 
 from midwatch.engine.cuda.attention import precision
-from midwatch.engine.cuda.launch import launch
+from midwatch.engine.cuda.launch import cdiv, launch, power_of_2
 from midwatch.engine.cuda.linear_kernels import row_kernel, rows_kernel
 from midwatch.engine.cuda.quantized_kernels import dequantize_kernel, quantized_row_kernel, quantized_rows_kernel
 
@@ -25,13 +24,13 @@ FEW_ROWS = 16
 """Up to so many rows our kernels beat the library where they can add to the residual as well."""
 QUANTIZED_MAX_ROWS = 32
 """Up to so many rows quantized weights are unpacked inside the product; above, before it."""
-INT4_GROUP = 32
-INT8_GROUP = 128
+GROUP = 32
+"""Quantized weights that share a step and a base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocking:
-    """How a kernel is compiled: outputs and inputs per tile, warps, depth of the load pipeline."""
+    """How a kernel is compiled: outputs and inputs (or words of codes) per tile, warps, depth of the load pipeline."""
 
     outputs: int
     inputs: int
@@ -42,29 +41,27 @@ class Blocking:
 ROW_BLOCKING = Blocking(outputs=8, inputs=256, warps=2, stages=4)
 ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=512, warps=4, stages=4)
 ROWS_BLOCKING = Blocking(outputs=16, inputs=256, warps=2, stages=4)
-QUANTIZED_ROW_BLOCKING = Blocking(outputs=4, inputs=512, warps=4, stages=1)
-QUANTIZED_ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=512, warps=4, stages=4)
-QUANTIZED_FEW_BLOCKING = Blocking(outputs=32, inputs=128, warps=2, stages=4)
-QUANTIZED_ROWS_BLOCKING = Blocking(outputs=64, inputs=128, warps=4, stages=3)
+QUANTIZED_ROW_BLOCKING = Blocking(outputs=2, inputs=128, warps=1, stages=3)
+QUANTIZED_ROW_ADD_BLOCKING = Blocking(outputs=8, inputs=128, warps=2, stages=3)
+QUANTIZED_ROWS_BLOCKING = Blocking(outputs=32, inputs=64, warps=2, stages=2)
+QUANTIZED_ROWS_ADD_BLOCKING = Blocking(outputs=32, inputs=32, warps=2, stages=3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """y = x Wᵀ + b. `weight` is [N, K], or codes: uint8 [N, K] or [N, K / 2] with `scales` and `minima`."""
+    """y = x Wᵀ + b. `weight` is [N, K], or words of codes, int32 [N, K · bits / 32], with `pairs` per group."""
 
     weight: torch.Tensor
     outputs: int
     inputs: int
     bits: Bits = 16
-    group: int = 32
-    scales: torch.Tensor | None = None
-    minima: torch.Tensor | None = None
+    pairs: torch.Tensor | None = None
     bias: torch.Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
         """Bytes that one product reads of the weights."""
-        parts = (self.weight, self.scales, self.minima, self.bias)
+        parts = (self.weight, self.pairs, self.bias)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
     def __call__(self, x_MK: torch.Tensor) -> torch.Tensor:
@@ -110,8 +107,8 @@ class Linear:
         around = {"GATED": activation is not None, "GELU": activation == "gelu_tanh", "BIAS": self.bias is not None}
         around["ADD"] = add
         options = {"num_warps": blocking.warps, "num_stages": blocking.stages}
-        grid = (triton.cdiv(outputs, blocking.outputs),)
-        few = {"ROWS": max(8, triton.next_power_of_2(rows)), "BLOCK_N": blocking.outputs}
+        grid = (cdiv(outputs, blocking.outputs),)
+        few = {"ROWS": max(8, power_of_2(rows)), "BLOCK_N": blocking.outputs}
         exact = {"PRECISION": precision(x_MK.dtype)}
         sizes = (outputs, self.inputs)
         if self.bits == 16:
@@ -125,11 +122,11 @@ class Linear:
                 one = {"BLOCK_N": blocking.outputs, **tile, "STAGES": blocking.stages}
                 launch(row_kernel, grid, (*arrays, *sizes), **one, **options)
             return
-        width = self.inputs // 2 if self.bits == 4 else self.inputs
-        groups = max(_block(width, blocking.inputs, self.group) // self.group, 1)
-        even = {"EVEN": width % (groups * self.group) == 0}
-        packed = {"G": groups, "GROUP": self.group, "BITS": self.bits}
-        codes = (self.weight, self.scales, _or(self.minima, self.scales))
+        width = self.inputs * self.bits // 32
+        groups = max(_block(width, blocking.inputs, GROUP) // GROUP, 1)
+        even = {"EVEN": width % (groups * GROUP) == 0}
+        packed = {"G": groups, "GROUP": GROUP, "BITS": self.bits}
+        codes = (self.weight, self.pairs)
         if rows > 1:
             assert norm_K is None, "normalise several rows before a product with quantized weights"
             several = (x_MK, *codes, bias, out_MN, rows, *sizes, x_MK.stride(0))
@@ -144,15 +141,15 @@ class Linear:
         if self.bits == 16:
             return self.weight.to(dtype)
         out_NK = torch.empty(self.outputs, self.inputs, dtype=dtype, device=self.weight.device)
-        width = self.inputs // 2 if self.bits == 4 else self.inputs
-        groups = max(_block(width, 512, self.group) // self.group, 1)
+        width = self.inputs * self.bits // 32
+        groups = max(_block(width, 128, GROUP) // GROUP, 1)
         rows = 8 if self.outputs % 8 == 0 else 1
         launch(
             dequantize_kernel,
-            (self.outputs // rows, triton.cdiv(width, groups * self.group)),
-            (self.weight, self.scales, _or(self.minima, self.scales), out_NK, self.inputs),
+            (self.outputs // rows, cdiv(width, groups * GROUP)),
+            (self.weight, self.pairs, out_NK, self.inputs),
             BITS=self.bits,
-            GROUP=self.group,
+            GROUP=GROUP,
             G=groups,
             BLOCK_N=rows,
         )
@@ -160,7 +157,7 @@ class Linear:
 
     def _blocking(self, rows: int, add: bool) -> Blocking:
         if self.bits < 16 and rows > 1:
-            return QUANTIZED_FEW_BLOCKING if rows <= FEW_ROWS else QUANTIZED_ROWS_BLOCKING
+            return QUANTIZED_ROWS_ADD_BLOCKING if add else QUANTIZED_ROWS_BLOCKING
         if self.bits < 16:
             return QUANTIZED_ROW_ADD_BLOCKING if add else QUANTIZED_ROW_BLOCKING
         if rows > 1:
@@ -171,45 +168,37 @@ class Linear:
 def make_linear(weight_NK: torch.Tensor, bits: Bits, bias_N: torch.Tensor | None = None) -> Linear:
     """A linear layer of plain weights, in `bits`; in 16 where a row does not divide into groups."""
     outputs, inputs = weight_NK.shape
-    if bits == 8 and inputs % 32 == 0:
-        group = INT8_GROUP if inputs % INT8_GROUP == 0 else 32
-        codes, scales = quantize_int8(weight_NK, group)
-        minima = None
-    elif bits == 4 and inputs % (2 * INT4_GROUP) == 0:
-        group = INT4_GROUP
-        codes, scales, minima = quantize_int4(weight_NK, group)
-    else:
+    if bits == 16 or inputs % (GROUP * 32 // bits):
         return Linear(weight=weight_NK.contiguous(), outputs=outputs, inputs=inputs, bias=bias_N)
-    return Linear(
-        weight=codes,
-        outputs=outputs,
-        inputs=inputs,
-        bits=bits,
-        group=group,
-        scales=scales,
-        minima=minima,
-        bias=bias_N,
-    )
+    words, pairs = quantize(weight_NK, bits)
+    return Linear(weight=words, outputs=outputs, inputs=inputs, bits=bits, pairs=pairs, bias=bias_N)
 
 
-def quantize_int8(weight_NK: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes uint8 [N, K] and scales float16 [N, K / group]: w ≈ (code - 128) · scale."""
-    weight_NGg = weight_NK.float().view(weight_NK.shape[0], -1, group)
-    scale_NG1 = (weight_NGg.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(1e-7).half()
-    codes = (weight_NGg / scale_NG1.float()).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
-    return codes.view(weight_NK.shape), scale_NG1.squeeze(-1).contiguous()
+def quantize(weight_NK: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Words int32 [N, K · bits / 32] and pairs int32 [N, K / GROUP], as `quantized_kernels.py` describes them.
+
+    Step and base are rounded to bfloat16 outwards first, so that a group's range stays covered; the codes are then the
+    nearest to what those numbers give.
+    """
+    rows = weight_NK.shape[0]
+    weight_NGg = weight_NK.float().view(rows, -1, GROUP)
+    low_NG1 = weight_NGg.amin(dim=-1, keepdim=True)
+    levels = 1 << bits
+    span_NG1 = (weight_NGg.amax(dim=-1, keepdim=True) - low_NG1).clamp_min(1e-6)
+    step_NG1 = _up(span_NG1 * (levels / (levels - 1)) * (1 + 2.0**-6))
+    base_NG1 = -_up(step_NG1.float() - low_NG1)
+    steps = (weight_NGg - base_NG1.float()) / step_NG1.float() - 1
+    codes = (steps * levels).round_().clamp_(0, levels - 1).to(torch.int32).view(rows, 32 // bits, -1)
+    words = codes[:, 0].clone()
+    for position in range(1, 32 // bits):
+        words |= codes[:, position] << (bits * position)
+    halves = [half.squeeze(-1).view(torch.int16).to(torch.int32) for half in (step_NG1, base_NG1)]
+    return words, (halves[0] & 0xFFFF) | (halves[1] << 16)
 
 
-def quantize_int4(weight_NK: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes uint8 [N, K / 2], scales and minima float16 [N, K / group]: w ≈ code · scale + minimum."""
-    rows, columns = weight_NK.shape
-    weight_NGg = weight_NK.float().view(rows, -1, group)
-    low_NG1 = weight_NGg.amin(dim=-1, keepdim=True).half()
-    scale_NG1 = ((weight_NGg.amax(dim=-1, keepdim=True) - low_NG1.float()) / 15).clamp_min(1e-7).half()
-    codes = ((weight_NGg - low_NG1.float()) / scale_NG1.float()).round_().clamp_(0, 15).to(torch.uint8)
-    codes = codes.view(rows, 2, columns // 2)
-    packed = codes[:, 0] | (codes[:, 1] << 4)
-    return packed.contiguous(), scale_NG1.squeeze(-1).contiguous(), low_NG1.squeeze(-1).contiguous()
+def _up(numbers: torch.Tensor) -> torch.Tensor:
+    """Positive numbers in bfloat16, not below what they were."""
+    return (numbers * (1 + 2.0**-8)).to(torch.bfloat16)
 
 
 def _block(width: int, wanted: int, least: int) -> int:
@@ -220,5 +209,5 @@ def _block(width: int, wanted: int, least: int) -> int:
     return max(block, least)
 
 
-def _or(tensor: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor | None:
+def _or(tensor: torch.Tensor | None, other: torch.Tensor) -> torch.Tensor:
     return other if tensor is None else tensor

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from midwatch.engine.checkpoint import ModelConfig
-from midwatch.engine.cuda.launch import launch
+from midwatch.engine.cuda.launch import cdiv, launch, power_of_2
 from midwatch.engine.lora import Adapter
 from midwatch.errors import ModelError
 
@@ -66,7 +66,7 @@ class AdapterBank:
                 "Raise engine.max_adapters.",
             )
         self._check(adapter)
-        rank = max(16, triton.next_power_of_2(max([pair.a.shape[0] for pair in adapter.pairs.values()], default=1)))
+        rank = max(16, power_of_2(max([pair.a.shape[0] for pair in adapter.pairs.values()], default=1)))
         self.adapters[slot] = adapter
         grew: bool = rank > self.rank
         if grew:
@@ -112,7 +112,7 @@ class AdapterBank:
         ends = (*stack.ends, outputs, outputs)
         launch(
             _expand,
-            (num_rows, triton.cdiv(outputs, EXPAND_BLOCK)),
+            (num_rows, cdiv(outputs, EXPAND_BLOCK)),
             (low, stack.b, y_TN, rows.slots_T, outputs, ends[0], ends[1]),
             PARTS=parts,
             RANK=self.rank,

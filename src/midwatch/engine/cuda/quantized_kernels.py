@@ -1,10 +1,11 @@
 """Matrix products of a few rows with weights of eight or four bits, and the unpacking of those for many rows.
 
-Eight-bit codes are w = (code - 128) · scale, four-bit ones w = code · scale + minimum; of the latter a byte holds w[j]
-low and w[j + K / 2] high. Scales and minima are float16 [N, K / GROUP]. A code becomes a number without a conversion,
-which would be the slowest instruction here: its bits are put below a float32's exponent, which gives 1 + code / 2^b
-exactly, and the group's scale and minimum are changed to fit. Tiles have a dimension for groups, [N, groups, GROUP], so
-that a scale is loaded once. Legend and what stands around the product: `linear_kernels.py`.
+A word of 32 bits holds P = 4 or 8 codes: its i-th is that of column i · K / P + j for word j, so that the inputs that
+meet one position of the words lie side by side. Weights of a group are w = f · step + base, with f = 1 + code / 2^bits:
+the code's bits are put right below the exponent of a float32 1.0, which needs a shift and a logical operation where a
+conversion would be the slowest instruction here. `pairs` holds step (low half) and base (high half) as bfloat16,
+[N, K / GROUP]. Tiles have a dimension for groups, [N, G, GROUP]. Legend and what stands around the product:
+`linear_kernels.py`.
 """
 
 from __future__ import annotations
@@ -18,33 +19,40 @@ ONE = tl.constexpr(0x3F800000)  # the bits of 1.0
 
 
 @triton.jit
-def _numbers(
-    codes, scales, minima, n, first, groups,
-    HIGH: tl.constexpr, BITS: tl.constexpr, G: tl.constexpr,
-):  # fmt: skip
-    """Weights [N, G, GROUP], float32, of a tile of codes whose groups are `first` and the next G of `groups`."""
-    g = first + tl.arange(0, G)
-    mask = (g < groups)[None, :]
-    scale = tl.load(scales + n[:, None] * groups + g[None, :], mask=mask, other=0.0).to(tl.float32)
-    if BITS == 8:
-        bits = (codes.to(tl.uint32) << 15) | ONE
-        step = 256.0 * scale
-        base = -128.0 * scale - step
-    else:
-        minimum = tl.load(minima + n[:, None] * groups + g[None, :], mask=mask, other=0.0).to(tl.float32)
-        shifted = (codes.to(tl.uint32) << 15) if HIGH else (codes.to(tl.uint32) << 19)
-        bits = (shifted & 0x780000) | ONE
-        step = 16.0 * scale
-        base = minimum - step
-    return bits.to(tl.float32, bitcast=True) * step[:, :, None] + base[:, :, None]
+def _words(row_of_weight, start, width, G: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr):
+    """A tile of words, uint32 [N, G, GROUP]; columns past `width` are 0."""
+    j = start + tl.arange(0, G)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    place = row_of_weight[:, None, None] + j[None, :, :]
+    words = tl.load(place) if EVEN else tl.load(place, mask=(j < width)[None, :, :], other=0)
+    return words.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
-def _codes(row_of_weight, start, width, G: tl.constexpr, GROUP: tl.constexpr, EVEN: tl.constexpr):
-    """A tile of codes, [N, G, GROUP]; columns past `width` are 0."""
-    j = start + tl.arange(0, G)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    place = row_of_weight[:, None, None] + j[None, :, :]
-    return tl.load(place) if EVEN else tl.load(place, mask=(j < width)[None, :, :], other=0)
+def _numbers(
+    words,
+    pairs,
+    n,
+    first,
+    groups,
+    POSITION: tl.constexpr,
+    BITS: tl.constexpr,
+    G: tl.constexpr,
+):
+    """Weights at one position of a tile of words, float32 [N, G, GROUP]. `groups` are those of all K columns."""
+    per_position = groups * BITS // 32
+    g = first + tl.arange(0, G)
+    place = pairs + n[:, None] * groups + (POSITION * per_position + g)[None, :]
+    pair = tl.load(place, mask=(g < per_position)[None, :], other=0).to(tl.uint32, bitcast=True)
+    step = (pair << 16).to(tl.float32, bitcast=True)
+    base = (pair & 0xFFFF0000).to(tl.float32, bitcast=True)
+    SHIFT: tl.constexpr = 23 - BITS - BITS * POSITION
+    MASK: tl.constexpr = ((1 << BITS) - 1) << (23 - BITS)
+    if SHIFT >= 0:
+        shifted = words << SHIFT
+    else:
+        shifted = words >> -SHIFT
+    f = ((shifted & MASK) | ONE).to(tl.float32, bitcast=True)
+    return f * step[:, :, None] + base[:, :, None]
 
 
 @triton.jit
@@ -63,8 +71,7 @@ def _input_row(x, norm, start, width, G: tl.constexpr, GROUP: tl.constexpr, NORM
 def quantized_row_kernel(
     x,
     weight,
-    scales,
-    minima,
+    pairs,
     norm,
     bias,
     out,
@@ -83,10 +90,10 @@ def quantized_row_kernel(
     EVEN: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """`row_kernel` with G groups of codes at a time."""
+    """`row_kernel` with G groups of words at a time."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     n_inside = tl.minimum(n, N - 1).to(tl.int64)
-    width = K // 2 if BITS == 4 else K
+    width = K // (GROUP * 32 // BITS) * GROUP  # said so that the compiler sees that rows are aligned
     groups = K // GROUP
     rows = weight + n_inside * width
     acc = tl.zeros([BLOCK_N, G, GROUP], tl.float32)
@@ -94,28 +101,22 @@ def quantized_row_kernel(
     square = tl.zeros([G, GROUP], tl.float32)
     for start in tl.range(0, width, G * GROUP, num_stages=STAGES):
         first = start // GROUP
-        low, squares = _input_row(x, norm, start, width, G, GROUP, NORMED, EVEN)
-        if NORMED:
-            square += squares
-        codes = _codes(rows, start, width, G, GROUP, EVEN)
-        acc += low[None, :, :] * _numbers(codes, scales, minima, n_inside, first, groups, False, BITS, G)
+        words = _words(rows, start, width, G, GROUP, EVEN)
         if GATED:
-            codes_up = _codes(rows + N.to(tl.int64) * width, start, width, G, GROUP, EVEN)
-            w = _numbers(codes_up, scales, minima, n_inside + N, first, groups, False, BITS, G)
-            acc_up += low[None, :, :] * w
-        if BITS == 4:
-            high, squares = _input_row(x + width, norm + width, start, width, G, GROUP, NORMED, EVEN)
+            words_up = _words(rows + N.to(tl.int64) * width, start, width, G, GROUP, EVEN)
+        for position in tl.static_range(32 // BITS):
+            offset = position * width
+            tile, squares = _input_row(x + offset, norm + offset, start, width, G, GROUP, NORMED, EVEN)
             if NORMED:
                 square += squares
-            half = first + groups // 2
-            acc += high[None, :, :] * _numbers(codes, scales, minima, n_inside, half, groups, True, BITS, G)
+            acc += tile[None, :, :] * _numbers(words, pairs, n_inside, first, groups, position, BITS, G)
             if GATED:
-                w = _numbers(codes_up, scales, minima, n_inside + N, half, groups, True, BITS, G)
-                acc_up += high[None, :, :] * w
-    finish_row(
-        tl.sum(tl.sum(acc, 2), 1), tl.sum(tl.sum(acc_up, 2), 1), tl.sum(tl.sum(square, 1), 0), bias, out, n, eps, N, K,
-        NORMED, GATED, GELU, BIAS, ADD,
-    )  # fmt: skip
+                w = _numbers(words_up, pairs, n_inside + N, first, groups, position, BITS, G)
+                acc_up += tile[None, :, :] * w
+    y = tl.sum(tl.sum(acc, 2), 1)
+    y_up = tl.sum(tl.sum(acc_up, 2), 1)
+    total = tl.sum(tl.sum(square, 1), 0)
+    finish_row(y, y_up, total, bias, out, n, eps, N, K, NORMED, GATED, GELU, BIAS, ADD)
 
 
 @triton.jit
@@ -131,8 +132,7 @@ def _input_rows(x, m, start, rows, width, stride, BLOCK_K: tl.constexpr, EVEN: t
 def quantized_rows_kernel(
     x,
     weight,
-    scales,
-    minima,
+    pairs,
     bias,
     out,
     rows,
@@ -151,53 +151,43 @@ def quantized_rows_kernel(
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """`rows_kernel` with G groups of codes at a time; the input is normalised before."""
+    """`rows_kernel` with G groups of words at a time; the input is normalised before."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     n_inside = tl.minimum(n, N - 1).to(tl.int64)
     BLOCK_K: tl.constexpr = G * GROUP
-    width = K // 2 if BITS == 4 else K
+    width = K // (GROUP * 32 // BITS) * GROUP  # said so that the compiler sees that rows are aligned
     groups = K // GROUP
-    codes_of_row = weight + n_inside * width
+    words_of_row = weight + n_inside * width
     m = tl.arange(0, ROWS)
     acc = tl.zeros([BLOCK_N, ROWS], tl.float32)
     acc_up = tl.zeros([BLOCK_N, ROWS], tl.float32)
     for start in range(0, width, BLOCK_K):
         first = start // GROUP
-        tile = _input_rows(x, m, start, rows, width, stride, BLOCK_K, EVEN)
-        codes = _codes(codes_of_row, start, width, G, GROUP, EVEN)
-        w = _numbers(codes, scales, minima, n_inside, first, groups, False, BITS, G).to(tile.dtype)
-        acc = tl.dot(tl.reshape(w, [BLOCK_N, BLOCK_K]), tl.trans(tile), acc, input_precision=PRECISION)
+        words = _words(words_of_row, start, width, G, GROUP, EVEN)
         if GATED:
-            codes_up = _codes(codes_of_row + N.to(tl.int64) * width, start, width, G, GROUP, EVEN)
-            w = _numbers(codes_up, scales, minima, n_inside + N, first, groups, False, BITS, G).to(tile.dtype)
-            acc_up = tl.dot(tl.reshape(w, [BLOCK_N, BLOCK_K]), tl.trans(tile), acc_up, input_precision=PRECISION)
-        if BITS == 4:
-            tile = _input_rows(x + width, m, start, rows, width, stride, BLOCK_K, EVEN)
-            half = first + groups // 2
-            w = _numbers(codes, scales, minima, n_inside, half, groups, True, BITS, G).to(tile.dtype)
+            words_up = _words(words_of_row + N.to(tl.int64) * width, start, width, G, GROUP, EVEN)
+        for position in tl.static_range(32 // BITS):
+            tile = _input_rows(x + position * width, m, start, rows, width, stride, BLOCK_K, EVEN)
+            w = _numbers(words, pairs, n_inside, first, groups, position, BITS, G).to(tile.dtype)
             acc = tl.dot(tl.reshape(w, [BLOCK_N, BLOCK_K]), tl.trans(tile), acc, input_precision=PRECISION)
             if GATED:
-                w = _numbers(codes_up, scales, minima, n_inside + N, half, groups, True, BITS, G).to(tile.dtype)
+                w = _numbers(words_up, pairs, n_inside + N, first, groups, position, BITS, G).to(tile.dtype)
                 acc_up = tl.dot(tl.reshape(w, [BLOCK_N, BLOCK_K]), tl.trans(tile), acc_up, input_precision=PRECISION)
     finish_rows(acc, acc_up, acc, bias, out, n, m, 0.0, rows, N, K, False, GATED, GELU, BIAS, ADD)
 
 
 @triton.jit
 def dequantize_kernel(
-    weight, scales, minima, out, K, BITS: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, BLOCK_N: tl.constexpr
+    weight, pairs, out, K, BITS: tl.constexpr, GROUP: tl.constexpr, G: tl.constexpr, BLOCK_N: tl.constexpr
 ):
-    """One program per (block of rows, G groups of codes): the weights themselves. Columns past K are not written."""
+    """One program per (block of rows, G groups of words): the weights themselves."""
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    width = K // 2 if BITS == 4 else K
-    groups = K // GROUP
+    width = K // (GROUP * 32 // BITS) * GROUP  # said so that the compiler sees that rows are aligned
     start = tl.program_id(1) * G * GROUP
     j = start + tl.arange(0, G)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     inside = (j < width)[None, :, :]
-    codes = _codes(weight + n * width, start, width, G, GROUP, False)
+    words = _words(weight + n * width, start, width, G, GROUP, False)
     place = out + n[:, None, None] * K + j[None, :, :]
-    first = start // GROUP
-    w = _numbers(codes, scales, minima, n, first, groups, False, BITS, G)
-    tl.store(place, w.to(out.dtype.element_ty), mask=inside)
-    if BITS == 4:
-        w = _numbers(codes, scales, minima, n, first + groups // 2, groups, True, BITS, G)
-        tl.store(place + width, w.to(out.dtype.element_ty), mask=inside)
+    for position in tl.static_range(32 // BITS):
+        w = _numbers(words, pairs, n, start // GROUP, K // GROUP, position, BITS, G)
+        tl.store(place + position * width, w.to(out.dtype.element_ty), mask=inside)
