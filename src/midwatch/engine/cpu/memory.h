@@ -150,7 +150,7 @@ static int mw_check(const Model *m, const Batch *b) {
         if (slot < -1 || slot >= m->num_slots || (slot >= 0 && !m->loaded[slot])) return 8;
     }
     for (int r = 0; r < b->num_logits; r++)
-        if (b->logit_rows[r] < (r ? b->logit_rows[r - 1] : 0) || b->logit_rows[r] >= b->num_tokens) return 7;
+        if (b->logit_rows[r] <= (r ? b->logit_rows[r - 1] : -1) || b->logit_rows[r] >= b->num_tokens) return 7;
     return 0;
 }
 

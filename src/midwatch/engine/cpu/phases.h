@@ -322,7 +322,8 @@ static void quantize_attended(Step *s, int item) {
 /* ---- matrices whose output goes back to the residual ---- */
 
 /* x += a product, or y = it where a norm comes between (`apart`). */
-static void residual_phase(Step *s, const Matrix *m, const Acts *a, int linear, int apart, const Phase *phase, int item) {
+static void residual_phase(Step *s, const Matrix *m, const Acts *a, int linear, int apart, const Phase *phase,
+                           int item) {
     int rows = s->batch.num_tokens, stride = s->model.hidden_p;
     GemmRange range = gemm_range(m->tiles, rows, item, phase->items);
     float out[ROWS * LANES] __attribute__((aligned(64)));
