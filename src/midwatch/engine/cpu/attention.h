@@ -1,8 +1,8 @@
 /* Attention over pages: softmax(q k' + mask) v in float32, for a few query rows and the query heads of one kv head.
 
    Keys lie as [block][kv head][D][place], values as [block][kv head][place][D], in bfloat16, or in int8 with one
-   float scale per vector. Positions are cut in splits of SPLIT by absolute position; a split computes its scores 16 keys
-   at a time, then (max, sum, sum of p v); splits are merged in order. Nothing depends on which rows are computed
+   float scale per vector. Positions are cut in splits of SPLIT by absolute position; a split computes its scores 16
+   keys at a time, then (max, sum, sum of p v); splits are merged in order. Nothing depends on which rows are computed
    together: a key that a row does not see adds exactly 0. */
 #ifndef MIDWATCH_ATTENTION_H
 #define MIDWATCH_ATTENTION_H
@@ -74,7 +74,8 @@ INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, uint
 }
 
 /* Scores of n queries with the keys of one or two tiles, as many keys at a time as a register holds. */
-INLINE void score(const int n, const int tiles, const int int8, const KeyTile *t, const float *q, int dims, float *out) {
+INLINE void score(const int n, const int tiles, const int int8, const KeyTile *t, const float *q, int dims,
+                  float *out) {
     for (int part = 0; part < LANES; part += NATIVE) {
         vn acc[SCORE_TILES][QUERIES];
         for (int j = 0; j < tiles; j++)
@@ -132,9 +133,10 @@ typedef void (*Weigh)(const float *, const void *const *, int, int, int, float *
     static void name##_##n(const KeyTile *t, const float *q, int dims, float *out) {      \
         score(n, tiles, int8, t, q, dims, out);                                           \
     }
-#define WEIGH(n, vectors, name, int8)                                                                                \
-    static void name##_##n##_##vectors(const float *w, const void *const *r, int a, int b, int d, float *o, size_t s) { \
-        weigh(n, vectors, int8, w, r, a, b, d, o, s);                                                                \
+#define WEIGH(n, vectors, name, int8)                                                                        \
+    static void name##_##n##_##vectors(const float *w, const void *const *r, int a, int b, int d, float *o,  \
+                                       size_t s) {                                                           \
+        weigh(n, vectors, int8, w, r, a, b, d, o, s);                                                        \
     }
 #define EACH4(f, ...) f(1, __VA_ARGS__) f(2, __VA_ARGS__) f(3, __VA_ARGS__) f(4, __VA_ARGS__)
 #define EACH12(f, ...)                                                                          \
@@ -204,7 +206,8 @@ static void attend_split(const Pages *p, int kv_head, int queries, int group, in
             tiles[count] = key_tile(p, kv_head, position, high, s->tile + (size_t)count * dims * LANES,
                                     s->tile_scale + count * LANES);
             tiles[count].next = tiles[count].base;
-            if (size % LANES == 0 && later < base + stop) tiles[count].next = key_tile(p, kv_head, later, high, 0, 0).base;
+            if (size % LANES == 0 && later < base + stop)
+                tiles[count].next = key_tile(p, kv_head, later, high, NULL, NULL).base;
         }
         for (int i = 0; i < queries; i += QUERIES) {
             int n = queries - i < QUERIES ? queries - i : QUERIES;

@@ -3,9 +3,10 @@
    A weight matrix is a row of tiles; a tile is a row of groups of 32 inputs. 4 bits: 256 bytes of nibbles, 16 half
    scales, 16 half offsets (weight = code * scale + offset). 8 bits: for two groups at a time their 2 * 16 half scales,
    then 512 bytes of codes + 128 of either (weight = code * scale). Either way a tile is one stream, front to back: with
-   scales apart from codes the machine's prefetcher loses its way and memory gives half as much. Byte 64 i + 4 c + e of a group's codes is input 4 i + e of column c
-   (4 bits: low nibble; its high nibble is input 16 + 4 i + e), so a 64-byte vector times four broadcast activations
-   adds into 16 columns at once.
+   scales apart from codes the machine's prefetcher loses its way and memory gives half as much.
+
+   Byte 64 i + 4 c + e of a group's codes is input 4 i + e of column c (4 bits: low nibble; its high nibble is input
+   16 + 4 i + e), so a 64-byte vector times four broadcast activations adds into 16 columns at once.
 
    Activations lie in blocks of up to ROWS rows, [group][row][32], so a block is one stream. With sx the scale of a row
    and group: y = sum over groups of sx * scale * dot(code, q) + sx * sum(q) * offset. A column's groups are added in

@@ -115,7 +115,8 @@ INLINE float max_lanes(vf v) {
 INLINE vf vexp(vf x) {
     x = vmax(splat(-105.0f), x);
 #ifdef USE_AVX512
-    vf whole = (vf)_mm512_roundscale_ps((__m512)(x * splat(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vf scaled = x * splat(1.44269504f);
+    vf whole = (vf)_mm512_roundscale_ps((__m512)scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
     vi tiny = x < splat(-87.0f);
     vf high = splat(88.3f);
@@ -183,7 +184,9 @@ INLINE vf load_half(const uint16_t *p) {
 }
 
 INLINE vn load_bf16(const uint16_t *p) { return (vn)(__builtin_convertvector(*(const vnh_any *)p, vnu) << 16); }
-INLINE vn load_int8(const int8_t *p) { return __builtin_convertvector(__builtin_convertvector(*(const vnb_any *)p, vni), vn); }
+INLINE vn load_int8(const int8_t *p) {
+    return __builtin_convertvector(__builtin_convertvector(*(const vnb_any *)p, vni), vn);
+}
 INLINE vn load_native(const float *p) { return *(const vn_any *)p; }
 INLINE void store_native(float *p, vn v) { *(vn_any *)p = v; }
 
