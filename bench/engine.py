@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -35,6 +36,7 @@ from midwatch.engine import hub  # noqa: E402
 from midwatch.engine.batch import Batch, Forward  # noqa: E402
 from midwatch.engine.engine import Engine  # noqa: E402
 from midwatch.engine.request import SamplingParams  # noqa: E402
+from midwatch.engine.tokenizer import open_tokenizer  # noqa: E402
 from midwatch.settings import EngineSettings  # noqa: E402
 
 OUT = Path("results/engine")
@@ -311,10 +313,13 @@ def quality(given: argparse.Namespace) -> None:
     }
     theirs: dict[str, float] = {}
     if llama is not None:
-        work = llama.requantized.parent
+        ids = open_tokenizer(llama.as_shipped).encode(text)
         for kind in ("Q4_0", "Q8_0"):
-            other = argparse.Namespace(**{**vars(given), "model": str(llama.quantize(kind, work))})
-            theirs[kind] = perplexity(load(other, **exact), text)
+            with llama.server(
+                llama.quantize(kind, llama.requantized.parent), threads=usable_cores(), context=2 * WINDOW
+            ) as url:
+                found = [value for window in windows(ids) for value in llama.logprobs(url, window)]
+            theirs[kind] = math.exp(-statistics.fmean(found))
     rows = [results.row("perplexity, float32", [measured["float32"]], "", note="the file's Q4_1 weights, dequantized")]
     for name, kind in (("int4", "Q4_0"), ("int8", "Q8_0"), ("int4, keys and values in int8", "Q4_0")):
         rows.append(
@@ -322,7 +327,7 @@ def quality(given: argparse.Namespace) -> None:
                 f"perplexity, {name}",
                 [measured[name]],
                 "",
-                peer=f"llama.cpp's {kind} weights, computed in float32" if theirs else None,
+                peer=f"llama.cpp's {kind}, by its own kernels" if theirs else None,
                 peer_samples=[theirs[kind]] if theirs else (),
                 target=theirs.get(kind),
                 direction="at_most" if theirs else None,
@@ -342,12 +347,16 @@ def quality(given: argparse.Namespace) -> None:
     save("quality.json", rows)
 
 
+def windows(ids: list[int]) -> list[list[int]]:
+    """A text in pieces of `WINDOW` tokens and the one that follows."""
+    return [ids[start : start + WINDOW + 1] for start in range(0, len(ids) - 1, WINDOW)]
+
+
 def perplexity(engine: Engine, text: str, chunk_tokens: int | None = None) -> float:
     """exp of the mean negative log-probability of a text's tokens, each window on its own."""
     ids = engine.tokenizer.encode(text)
     total, count = 0.0, 0
-    for start in range(0, len(ids) - 1, WINDOW):
-        window = ids[start : start + WINDOW + 1]
+    for window in windows(ids):
         logits = engine.prompt_logits(window[:-1], chunk_tokens)
         picked = torch.log_softmax(logits, -1).gather(1, torch.tensor(window[1:])[:, None])
         total -= float(picked.double().sum())

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -26,6 +32,50 @@ class LlamaCpp:
             command = [self.folder / "llama-quantize", "--allow-requantize", self.as_shipped, path, kind]
             subprocess.run(list(map(str, command)), check=True, capture_output=True)
         return path
+
+    @contextlib.contextmanager
+    def server(self, model: Path, *, threads: int, context: int, slots: int = 1) -> Iterator[str]:
+        """Its HTTP server over a file; gives the URL once it answers."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        options = ["-np", slots, "-c", context, "-t", threads, "-tb", threads, "--port", port, "--no-webui"]
+        command = [str(self.folder / "llama-server"), "-m", str(model), *map(str, options)]
+        url = f"http://127.0.0.1:{port}"
+        with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+            try:
+                for _ in range(600):
+                    with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                        if answer.status == 200:
+                            break
+                    time.sleep(0.1)
+                yield url
+            finally:
+                process.terminate()
+
+    def logprobs(self, url: str, token_ids: list[int]) -> list[float]:
+        """Log-probabilities of all tokens but the first, by its own kernels, one token after the other.
+
+        A bias makes it draw the token that comes next; what it reports is the probability before any bias.
+        """
+        found = []
+        for place in range(1, len(token_ids)):
+            body = {
+                "prompt": token_ids[:place],
+                "n_predict": 1,
+                "temperature": 0,
+                "cache_prompt": True,
+                "n_probs": 1,
+                "logit_bias": [[token_ids[place], 1000.0]],
+            }
+            request = urllib.request.Request(
+                f"{url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                item = json.load(answer)["completion_probabilities"][0]
+            assert item["id"] == token_ids[place], "the bias did not hold"
+            found.append(item["logprob"])
+        return found
 
     def batched_bench(
         self, model: Path, *, prompt: int, new: int, batches: tuple[int, ...], threads: int, context: int = 8192

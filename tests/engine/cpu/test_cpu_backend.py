@@ -127,6 +127,12 @@ def test_a_pool_takes_memory_only_where_it_is_written(make: Make) -> None:
     run(backend, PART)
     assert backend.num_blocks * backend.block_size * backend.kv_bytes_per_token > 800_000_000
     assert resident_bytes() - before < 60_000_000
+    for pool in backend._pools[:1]:
+        pool[:] = 0
+    assert resident_bytes() - before > 400_000_000
+    del pool
+    backend.close()
+    assert resident_bytes() - before < 60_000_000
 
 
 def test_stale_keys_that_are_no_numbers_do_not_reach_another_sequence(make: Make) -> None:

@@ -79,3 +79,14 @@ def test_two_processes_may_compile_at_once_and_a_third_compiles_nothing(tmp_path
     written = kept.stat().st_mtime_ns
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, timeout=120)
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [written]
+
+
+def test_without_a_folder_the_step_is_kept_as_long_as_the_process(make: Make) -> None:
+    code = (
+        "from midwatch.engine.cpu import build; build.load(None, flags=('-O0', '-mno-avx512f', '-mno-avx2'));"
+        "print(build._temporary_folder())"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
+    folder = Path(done.stdout.strip())
+    assert folder.name.startswith("midwatch-step-") and not folder.exists()
+    assert done.stderr == ""

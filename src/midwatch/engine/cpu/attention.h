@@ -1,8 +1,8 @@
 /* Attention over pages: softmax(q k' + mask) v in float32, for a few query rows and the query heads of one kv head.
 
    Keys lie as [block][kv head][D][place], values as [block][kv head][place][D], in bfloat16, or in int8 with one
-   float scale per vector. Positions are cut in splits of SPLIT by absolute position; a split computes its scores 16 keys
-   at a time, then (max, sum, sum of p v); splits are merged in order. Nothing depends on which rows are computed
+   float scale per vector. Positions are cut in splits of SPLIT by absolute position; a split computes its scores 16
+   keys at a time, then (max, sum, sum of p v); splits are merged in order. Nothing depends on which rows are computed
    together: a key that a row does not see adds exactly 0. */
 #ifndef MIDWATCH_ATTENTION_H
 #define MIDWATCH_ATTENTION_H
@@ -10,8 +10,17 @@
 #include "simd.h"
 
 #define SPLIT 1024
-#define QUERIES 12 /* scored together */
+#define QUERIES 12 /* of a few rows, attended together */
+/* What the registers hold: key tiles scored together; queries and vectors of values weighed together. */
+#ifdef USE_AVX512
+#define SCORE_TILES 2
 #define PV_QUERIES 6
+#else
+#define SCORE_TILES 1
+#define PV_QUERIES 3
+#endif
+#define PV_VECTORS 4
+#define QUERY_STRIDE 1040 /* more than any head, and no multiple of a page, where 12 rows would share a cache set */
 #define AHEAD_QUERIES 4 /* up to so many, memory is slower than arithmetic, so lines are asked for ahead */
 #define QUERY_STRIDE 1040 /* more than any head, and no multiple of a page, where 12 rows would share a cache set */
 
@@ -64,93 +73,97 @@ INLINE KeyTile key_tile(const Pages *p, int kv_head, int position, int end, uint
     return t;
 }
 
-INLINE vf key_vector(const KeyTile *t, int d, int int8) {
-    return int8 ? load_int8((const int8_t *)t->base + (size_t)d * t->stride)
-                : load_bf16((const uint16_t *)t->base + (size_t)d * t->stride);
-}
-
-/* Scores of n queries with the keys of one or two tiles. */
-INLINE void score(const int n, const int tiles, const int int8, const KeyTile *t, const float *q, int dims, float *out) {
-    vf acc[2][QUERIES];
-    for (int j = 0; j < tiles; j++)
-        for (int i = 0; i < n; i++) acc[j][i] = splat(0);
-    for (int d = 0; d < dims; d++) {
-        vf key[2];
-        for (int j = 0; j < tiles; j++) {
-            key[j] = key_vector(&t[j], d, int8);
-            if (n <= AHEAD_QUERIES) __builtin_prefetch((const char *)t[j].next + (int64_t)d * t[j].stride * (int8 ? 1 : 2));
-        }
+/* Scores of n queries with the keys of one or two tiles, as many keys at a time as a register holds. */
+INLINE void score(const int n, const int tiles, const int int8, const KeyTile *t, const float *q, int dims,
+                  float *out) {
+    for (int part = 0; part < LANES; part += NATIVE) {
+        vn acc[SCORE_TILES][QUERIES];
+        for (int j = 0; j < tiles; j++)
+            for (int i = 0; i < n; i++) acc[j][i] = splat_native(0);
+        for (int d = 0; d < dims; d++) {
+            vn key[SCORE_TILES];
+            for (int j = 0; j < tiles; j++) {
+                size_t at = (size_t)d * (size_t)t[j].stride + (size_t)part;
+                if (n <= AHEAD_QUERIES) __builtin_prefetch((const char *)t[j].next + at * (int8 ? 1 : 2));
+                key[j] = int8 ? load_int8((const int8_t *)t[j].base + at) : load_bf16((const uint16_t *)t[j].base + at);
+            }
 #pragma GCC unroll 12
-        for (int i = 0; i < n; i++) {
-            vf query = splat(q[QUERY_STRIDE * i + d]);
-            for (int j = 0; j < tiles; j++) acc[j][i] = fmadd(query, key[j], acc[j][i]);
+            for (int i = 0; i < n; i++) {
+                vn query = splat_native(q[QUERY_STRIDE * i + d]);
+                for (int j = 0; j < tiles; j++) acc[j][i] = fmadd_native(query, key[j], acc[j][i]);
+            }
         }
-    }
-    for (int j = 0; j < tiles; j++) {
-        vf scale = int8 ? load(t[j].scale) : splat(1);
-        for (int i = 0; i < n; i++) store(out + (size_t)i * SPLIT + LANES * j, int8 ? (vf)(acc[j][i] * scale) : acc[j][i]);
+        for (int j = 0; j < tiles; j++) {
+            vn scale = int8 ? load_native(t[j].scale + part) : splat_native(1);
+            for (int i = 0; i < n; i++) {
+                if (int8) acc[j][i] *= scale;
+                store_native(out + (size_t)i * SPLIT + LANES * j + part, acc[j][i]);
+            }
+        }
     }
 }
 
-/* acc[i][16 * vectors] = sum over positions of weight * value, for n queries. */
+/* out[i][dim ...] = sum over positions of weight * value, for n queries and `vectors` registers of dimensions. */
 INLINE void weigh(const int n, const int vectors, const int int8, const float *weights, const void *const *rows,
                   int first, int last, int dim, float *out, size_t out_stride) {
-    vf acc[PV_QUERIES][4];
+    vn acc[PV_QUERIES][PV_VECTORS];
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < vectors; j++) acc[i][j] = splat(0);
+        for (int j = 0; j < vectors; j++) acc[i][j] = splat_native(0);
     for (int p = first; p < last; p++) {
-        vf value[4];
+        vn weight[PV_QUERIES];
+        for (int i = 0; i < n; i++) weight[i] = splat_native(weights[(size_t)i * SPLIT + p]);
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++) {
-            if (n <= AHEAD_QUERIES && j % 2 == 0)
-                __builtin_prefetch((const char *)rows[p + LANES] + (dim + LANES * j) * (int8 ? 1 : 2));
-            value[j] = int8 ? load_int8((const int8_t *)rows[p] + dim + LANES * j)
-                            : load_bf16((const uint16_t *)rows[p] + dim + LANES * j);
-        }
+            int at = dim + NATIVE * j;
+            if (n <= AHEAD_QUERIES && j * NATIVE % 32 == 0)
+                __builtin_prefetch((const char *)rows[p + LANES] + at * (int8 ? 1 : 2));
+            vn value = int8 ? load_int8((const int8_t *)rows[p] + at) : load_bf16((const uint16_t *)rows[p] + at);
 #pragma GCC unroll 6
-        for (int i = 0; i < n; i++) {
-            vf weight = splat(weights[(size_t)i * SPLIT + p]);
-#pragma GCC unroll 4
-            for (int j = 0; j < vectors; j++) acc[i][j] = fmadd(weight, value[j], acc[i][j]);
+            for (int i = 0; i < n; i++) acc[i][j] = fmadd_native(weight[i], value, acc[i][j]);
         }
     }
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < vectors; j++) store(out + i * out_stride + dim + LANES * j, acc[i][j]);
+        for (int j = 0; j < vectors; j++) store_native(out + i * out_stride + dim + NATIVE * j, acc[i][j]);
 }
 
 typedef void (*Score)(const KeyTile *, const float *, int, float *);
 typedef void (*Weigh)(const float *, const void *const *, int, int, int, float *, size_t);
 
-#define SCORE(n)                                                                                   \
-    static void score16_##n(const KeyTile *t, const float *q, int dims, float *out) {              \
-        score(n, 1, 0, t, q, dims, out);                                                           \
-    }                                                                                              \
-    static void score8_##n(const KeyTile *t, const float *q, int dims, float *out) {               \
-        score(n, 1, 1, t, q, dims, out);                                                           \
-    }                                                                                              \
-    static void pair16_##n(const KeyTile *t, const float *q, int dims, float *out) {               \
-        score(n, 2, 0, t, q, dims, out);                                                           \
-    }                                                                                              \
-    static void pair8_##n(const KeyTile *t, const float *q, int dims, float *out) {                \
-        score(n, 2, 1, t, q, dims, out);                                                           \
+#define SCORE(n, tiles, name, int8)                                                       \
+    static void name##_##n(const KeyTile *t, const float *q, int dims, float *out) {      \
+        score(n, tiles, int8, t, q, dims, out);                                           \
     }
-SCORE(1) SCORE(2) SCORE(3) SCORE(4) SCORE(5) SCORE(6) SCORE(7) SCORE(8) SCORE(9) SCORE(10) SCORE(11) SCORE(12)
-#define ALL12(f) {0, f##1, f##2, f##3, f##4, f##5, f##6, f##7, f##8, f##9, f##10, f##11, f##12}
-static const Score SCORES[2][2][QUERIES + 1] = {{ALL12(score16_), ALL12(score8_)}, {ALL12(pair16_), ALL12(pair8_)}};
+#define WEIGH(n, vectors, name, int8)                                                                        \
+    static void name##_##n##_##vectors(const float *w, const void *const *r, int a, int b, int d, float *o,  \
+                                       size_t s) {                                                           \
+        weigh(n, vectors, int8, w, r, a, b, d, o, s);                                                        \
+    }
+#define EACH4(f, ...) f(1, __VA_ARGS__) f(2, __VA_ARGS__) f(3, __VA_ARGS__) f(4, __VA_ARGS__)
+#define EACH12(f, ...)                                                                          \
+    EACH4(f, __VA_ARGS__) f(5, __VA_ARGS__) f(6, __VA_ARGS__) f(7, __VA_ARGS__) f(8, __VA_ARGS__) \
+    f(9, __VA_ARGS__) f(10, __VA_ARGS__) f(11, __VA_ARGS__) f(12, __VA_ARGS__)
+#define ALL3(f) f##1, f##2, f##3
+#define ALL4(f) {0, ALL3(f), f##4}
+#define ALL12(f) {0, ALL3(f), f##4, f##5, f##6, f##7, f##8, f##9, f##10, f##11, f##12}
 
-#define WEIGH(n, v)                                                                                               \
-    static void weigh16_##n##_##v(const float *w, const void *const *r, int a, int b, int d, float *o, size_t s) { \
-        weigh(n, v, 0, w, r, a, b, d, o, s);                                                                      \
-    }                                                                                                             \
-    static void weigh8_##n##_##v(const float *w, const void *const *r, int a, int b, int d, float *o, size_t s) {  \
-        weigh(n, v, 1, w, r, a, b, d, o, s);                                                                      \
-    }
-#define WEIGH4(n) WEIGH(n, 1) WEIGH(n, 2) WEIGH(n, 3) WEIGH(n, 4)
-WEIGH4(1) WEIGH4(2) WEIGH4(3) WEIGH4(4) WEIGH4(5) WEIGH4(6)
-#define ALL4(f) {0, f##1, f##2, f##3, f##4}
-static const Weigh WEIGHS[2][PV_QUERIES + 1][5] = {
-    {{0}, ALL4(weigh16_1_), ALL4(weigh16_2_), ALL4(weigh16_3_), ALL4(weigh16_4_), ALL4(weigh16_5_), ALL4(weigh16_6_)},
-    {{0}, ALL4(weigh8_1_), ALL4(weigh8_2_), ALL4(weigh8_3_), ALL4(weigh8_4_), ALL4(weigh8_5_), ALL4(weigh8_6_)}};
+EACH12(SCORE, 1, score16, 0) EACH12(SCORE, 1, score8, 1)
+#if SCORE_TILES == 2
+EACH12(SCORE, 2, pair16, 0) EACH12(SCORE, 2, pair8, 1)
+static const Score SCORES[2][2][QUERIES + 1] = {{ALL12(score16_), ALL12(score8_)}, {ALL12(pair16_), ALL12(pair8_)}};
+#else
+static const Score SCORES[1][2][QUERIES + 1] = {{ALL12(score16_), ALL12(score8_)}};
+#endif
+
+#if PV_QUERIES == 6
+#define EACH_PV(f, ...) EACH4(f, __VA_ARGS__) f(5, __VA_ARGS__) f(6, __VA_ARGS__)
+#define ALL_PV(f) {{0}, ALL4(f##1_), ALL4(f##2_), ALL4(f##3_), ALL4(f##4_), ALL4(f##5_), ALL4(f##6_)}
+#else
+#define EACH_PV(f, ...) f(1, __VA_ARGS__) f(2, __VA_ARGS__) f(3, __VA_ARGS__)
+#define ALL_PV(f) {{0}, ALL4(f##1_), ALL4(f##2_), ALL4(f##3_)}
+#endif
+EACH_PV(WEIGH, 1, weigh16, 0) EACH_PV(WEIGH, 2, weigh16, 0) EACH_PV(WEIGH, 3, weigh16, 0) EACH_PV(WEIGH, 4, weigh16, 0)
+EACH_PV(WEIGH, 1, weigh8, 1) EACH_PV(WEIGH, 2, weigh8, 1) EACH_PV(WEIGH, 3, weigh8, 1) EACH_PV(WEIGH, 4, weigh8, 1)
+static const Weigh WEIGHS[2][PV_QUERIES + 1][PV_VECTORS + 1] = {ALL_PV(weigh16_), ALL_PV(weigh8_)};
 
 /* One row of scores to weights: 0 outside [from, to), e^(x - max) inside. `end` is a multiple of 16. */
 INLINE void soften(float *row, int end, int from, int to, float *max_out, float *sum_out) {
@@ -185,18 +198,21 @@ static void attend_split(const Pages *p, int kv_head, int queries, int group, in
     int dims = p->head_dim, size = p->block_size, width = p->int8 ? 1 : 2;
     int base = split * SPLIT, start = low > base ? (low & ~15) - base : 0;
     int stop = high - base < SPLIT ? high - base : SPLIT, end = (stop + 15) & ~15;
-    for (int at = start; at < stop; at += 2 * LANES) {
-        KeyTile tiles[2];
-        int pair = at + LANES < stop;
-        for (int j = 0; j <= pair; j++) {
-            int later = at + LANES * (j + 2) < stop ? LANES * (j + 2) : 0;
-            tiles[j] = key_tile(p, kv_head, base + at + LANES * j, high, s->tile + (size_t)j * dims * LANES,
-                                s->tile_scale + j * LANES);
-            tiles[j].next = size % LANES ? tiles[j].base : key_tile(p, kv_head, base + at + later, high, NULL, NULL).base;
+    for (int at = start; at < stop; at += SCORE_TILES * LANES) {
+        KeyTile tiles[SCORE_TILES];
+        int count = 0;
+        for (; count < SCORE_TILES && at + LANES * count < stop; count++) {
+            int position = base + at + LANES * count, later = position + LANES * SCORE_TILES;
+            tiles[count] = key_tile(p, kv_head, position, high, s->tile + (size_t)count * dims * LANES,
+                                    s->tile_scale + count * LANES);
+            tiles[count].next = tiles[count].base;
+            if (size % LANES == 0 && later < base + stop)
+                tiles[count].next = key_tile(p, kv_head, later, high, NULL, NULL).base;
         }
         for (int i = 0; i < queries; i += QUERIES) {
             int n = queries - i < QUERIES ? queries - i : QUERIES;
-            SCORES[pair][p->int8][n](tiles, s->queries + (size_t)i * QUERY_STRIDE, dims, s->scores + (size_t)i * SPLIT + at);
+            SCORES[count - 1][p->int8][n](tiles, s->queries + (size_t)i * QUERY_STRIDE, dims,
+                                          s->scores + (size_t)i * SPLIT + at);
         }
     }
     for (int at = start; at < stop;) { /* block by block: a division per position would cost more than its value */
@@ -222,8 +238,8 @@ static void attend_split(const Pages *p, int kv_head, int queries, int group, in
     }
     for (int i = 0; i < queries; i += PV_QUERIES) {
         int n = queries - i < PV_QUERIES ? queries - i : PV_QUERIES;
-        for (int d = 0; d < dims; d += 64) {
-            int vectors = dims - d < 64 ? (dims - d) / LANES : 4;
+        for (int d = 0; d < dims; d += PV_VECTORS * NATIVE) {
+            int vectors = dims - d < PV_VECTORS * NATIVE ? (dims - d) / NATIVE : PV_VECTORS;
             WEIGHS[p->int8][n][vectors](s->scores + (size_t)i * SPLIT, s->v_rows, start, stop, d, out + i * stride,
                                         stride);
         }

@@ -101,8 +101,9 @@ class CpuBackend:
         names = ["embedding"] + ["head"] * (not config.tied_embeddings)
         shapes = [tensor_shape(config, name) for name in names]
         shapes += [tensor_shape(config, name) for name in _LINEARS] * config.num_layers
-        self._arena = Arena(capacity_bytes(self._library, shapes), huge_pages=True)
-        packer = Packer(self._library, self._arena, settings.quantization)
+        arena = Arena(capacity_bytes(self._library, shapes), huge_pages=True)
+        self._arenas = [arena]
+        packer = Packer(self._library, arena, settings.quantization)
         model.num_layers, model.hidden = config.num_layers, config.hidden_size
         model.hidden_p, model.inner_p = up_to(config.hidden_size, GROUP), up_to(config.intermediate_size, GROUP)
         model.num_heads, model.num_kv_heads = config.num_heads, config.num_kv_heads
@@ -178,6 +179,7 @@ class CpuBackend:
         for name, block_bytes in sizes.items():
             # The last keys of a pool are read 16 at a time, past its end: one line more than is written.
             arena = Arena(config.num_layers * self.num_blocks * block_bytes + 64, huge_pages=False)
+            self._arenas.append(arena)
             setattr(model, name, arena.take(config.num_layers * self.num_blocks * block_bytes))
             blocks = arena.bytes[: config.num_layers * self.num_blocks * block_bytes]
             self._pools.append(blocks.reshape(config.num_layers, self.num_blocks, block_bytes))
@@ -256,9 +258,12 @@ class CpuBackend:
         return (slot * self.config.num_layers + layer) * len(LORA_LINEARS) + LORA_LINEARS.index(linear)
 
     def close(self) -> None:
-        """Stop the threads and let go of buffers. May be called twice."""
+        """Stop the threads and let go of weights, keys and values. May be called twice."""
         self._step = None
         self._free()
+        self._arenas.clear()
+        self._pools.clear()
+        self._logits_RV = self._greedy_R = torch.empty(0)
 
 
 def why_not_for(config: ModelConfig) -> str | None:

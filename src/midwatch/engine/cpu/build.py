@@ -7,6 +7,7 @@ may race. What it is not: a package build; where there is no C compiler, the cal
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -63,7 +64,7 @@ def load(kernel_dir: Path | None, *, flags: Sequence[str] = (), compilers: Seque
 @functools.cache
 def _load(kernel_dir: Path | None, flags: tuple[str, ...], compilers: tuple[str, ...]) -> ctypes.CDLL:
     compiler, identity = _find_compiler(compilers)
-    folder = kernel_dir if kernel_dir is not None else Path(_temporary_folder().name)
+    folder = kernel_dir if kernel_dir is not None else _temporary_folder()
     name = f"step-{_fingerprint(identity, flags)}.so"
     if not (folder / name).is_file():
         _compile(compiler, flags, folder, name)
@@ -74,8 +75,10 @@ def _load(kernel_dir: Path | None, flags: tuple[str, ...], compilers: tuple[str,
 
 
 @functools.cache
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="midwatch-step-")
+def _temporary_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="midwatch-step-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _find_compiler(compilers: Sequence[str]) -> tuple[str, str]:

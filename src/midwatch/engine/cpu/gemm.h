@@ -3,9 +3,10 @@
    A weight matrix is a row of tiles; a tile is a row of groups of 32 inputs. 4 bits: 256 bytes of nibbles, 16 half
    scales, 16 half offsets (weight = code * scale + offset). 8 bits: for two groups at a time their 2 * 16 half scales,
    then 512 bytes of codes + 128 of either (weight = code * scale). Either way a tile is one stream, front to back: with
-   scales apart from codes the machine's prefetcher loses its way and memory gives half as much. Byte 64 i + 4 c + e of a group's codes is input 4 i + e of column c
-   (4 bits: low nibble; its high nibble is input 16 + 4 i + e), so a 64-byte vector times four broadcast activations
-   adds into 16 columns at once.
+   scales apart from codes the machine's prefetcher loses its way and memory gives half as much.
+
+   Byte 64 i + 4 c + e of a group's codes is input 4 i + e of column c (4 bits: low nibble; its high nibble is input
+   16 + 4 i + e), so a 64-byte vector times four broadcast activations adds into 16 columns at once.
 
    Activations lie in blocks of up to ROWS rows, [group][row][32], so a block is one stream. With sx the scale of a row
    and group: y = sum over groups of sx * scale * dot(code, q) + sx * sum(q) * offset. A column's groups are added in
@@ -156,9 +157,7 @@ INLINE void product8(const int n, const uint8_t *w, const Acts *a, size_t place,
     for (int r = 0; r < n; r++) _mm512_store_ps(out + LANES * r, acc[r]);
 }
 
-#else /* one row at a time, integer dots by `dot4` and `dot8`, the same float arithmetic */
-
-#ifdef USE_AVX2
+#elif defined(USE_AVX2) /* half a tile at a time, so that its 8 vectors of weights stay in registers for all rows */
 
 INLINE __m256i four(const int8_t *q) {
     int32_t x;
@@ -166,40 +165,62 @@ INLINE __m256i four(const int8_t *q) {
     return _mm256_set1_epi32(x);
 }
 
-/* 15 * 127 * 2 eight times stays within 16 bits. */
-INLINE vi dot4(const uint8_t *w, const int8_t *q) {
+INLINE void product4(const int n, const uint8_t *w, const Acts *a, size_t place, float *out) {
     const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    int32_t dot[LANES] __attribute__((aligned(64)));
-    for (int half = 0; half < 2; half++) {
-        __m256i sum = _mm256_setzero_si256();
-        for (int i = 0; i < 4; i++) {
-            __m256i both = _mm256_load_si256((const __m256i *)(w + 64 * i + 32 * half));
-            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(_mm256_and_si256(both, nibble), four(q + 4 * i)));
-            both = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
-            sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(both, four(q + 16 + 4 * i)));
+    memset(out, 0, sizeof(float) * LANES * (size_t)n);
+    for (int g = 0; g < a->groups; g++, w += GROUP4_BYTES, place += (size_t)n)
+        for (int half = 0; half < 2; half++) {
+            __m256i v[8];
+            for (int i = 0; i < 4; i++) {
+                __m256i both = _mm256_load_si256((const __m256i *)(w + 64 * i + 32 * half));
+                v[i] = _mm256_and_si256(both, nibble);
+                v[i + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble);
+            }
+            __m256 scale = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(w + 256 + 16 * half)));
+            __m256 offset = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(w + 288 + 16 * half)));
+            for (int r = 0; r < n; r++) {
+                const int8_t *q = a->q + (place + (size_t)r) * GROUP;
+                __m256i sum = _mm256_maddubs_epi16(v[0], four(q)); /* 15 * 127 * 2 eight times: within 16 bits */
+#pragma GCC unroll 8
+                for (int i = 1; i < 8; i++) sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(v[i], four(q + 4 * i)));
+                __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, ones));
+                float *acc = out + LANES * r + 8 * half;
+                __m256 total = _mm256_fmadd_ps(_mm256_mul_ps(dot, scale), _mm256_set1_ps(a->scale[place + (size_t)r]),
+                                               _mm256_load_ps(acc));
+                total = _mm256_fmadd_ps(offset, _mm256_set1_ps(a->scaled_sum[place + (size_t)r]), total);
+                _mm256_store_ps(acc, total);
+            }
         }
-        _mm256_store_si256((__m256i *)(dot + 8 * half), _mm256_madd_epi16(sum, ones));
-    }
-    return *(vi *)dot;
 }
 
-/* |code| * (q with the code's sign): 128 * 127 * 2 stays within 16 bits, so nothing saturates. */
-INLINE vi dot8(const uint8_t *w, const int8_t *q) {
+INLINE void product8(const int n, const uint8_t *w, const Acts *a, size_t place, float *out) {
     const __m256i flip = _mm256_set1_epi8((char)0x80), ones = _mm256_set1_epi16(1);
-    int32_t dot[LANES] __attribute__((aligned(64)));
-    for (int half = 0; half < 2; half++) {
-        __m256i sum = _mm256_setzero_si256();
-        for (int i = 0; i < 8; i++) {
-            __m256i code = _mm256_xor_si256(_mm256_load_si256((const __m256i *)(w + 64 * i + 32 * half)), flip);
-            __m256i pair = _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(four(q + 4 * i), code));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pair, ones));
+    memset(out, 0, sizeof(float) * LANES * (size_t)n);
+    for (int g = 0; g < a->groups; g++, place += (size_t)n)
+        for (int half = 0; half < 2; half++) {
+            const uint8_t *codes = w + codes8(g) + 32 * half;
+            __m256i v[8];
+            for (int i = 0; i < 8; i++)
+                v[i] = _mm256_xor_si256(_mm256_load_si256((const __m256i *)(codes + 64 * i)), flip);
+            __m256 scale = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(w + scales8(g) + 16 * half)));
+            for (int r = 0; r < n; r++) {
+                const int8_t *q = a->q + (place + (size_t)r) * GROUP;
+                __m256i sum = _mm256_setzero_si256();
+#pragma GCC unroll 8
+                for (int i = 0; i < 8; i++) {
+                    /* |code| * (q with the code's sign): 128 * 127 * 2 is within 16 bits, so nothing saturates. */
+                    __m256i pair = _mm256_maddubs_epi16(_mm256_abs_epi8(v[i]), _mm256_sign_epi8(four(q + 4 * i), v[i]));
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pair, ones));
+                }
+                float *acc = out + LANES * r + 8 * half;
+                __m256 dot = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
+                __m256 sx = _mm256_set1_ps(a->scale[place + (size_t)r]);
+                _mm256_store_ps(acc, _mm256_fmadd_ps(dot, sx, _mm256_load_ps(acc)));
+            }
         }
-        _mm256_store_si256((__m256i *)(dot + 8 * half), sum);
-    }
-    return *(vi *)dot;
 }
 
-#else
+#else /* plain C, the same arithmetic */
 
 INLINE vi dot4(const uint8_t *w, const int8_t *q) {
     vi dot = {0};
@@ -219,8 +240,6 @@ INLINE vi dot8(const uint8_t *w, const int8_t *q) {
             for (int e = 0; e < 4; e++) dot[c] += ((int)w[64 * i + 4 * c + e] - 128) * q[4 * i + e];
     return dot;
 }
-
-#endif
 
 INLINE void product4(const int n, const uint8_t *w, const Acts *a, size_t place, float *out) {
     vf acc[ROWS];

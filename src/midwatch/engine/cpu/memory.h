@@ -128,7 +128,8 @@ void mw_free(Step *s) {
     free(s);
 }
 
-/* 0, or what indexes memory wrongly: 1 token, 2 position, 3 slot, 4 starts, 5 length, 6 table, 7 logit row, 8 adapter. */
+/* 0, or what would index memory wrongly: 1 token, 2 position, 3 slot, 4 starts, 5 length, 6 block table, 7 rows with
+   logits, 8 adapter. */
 static int mw_check(const Model *m, const Batch *b) {
     int64_t places = (int64_t)m->num_blocks * m->block_size;
     for (int t = 0; t < b->num_tokens; t++) {
@@ -149,7 +150,7 @@ static int mw_check(const Model *m, const Batch *b) {
         if (slot < -1 || slot >= m->num_slots || (slot >= 0 && !m->loaded[slot])) return 8;
     }
     for (int r = 0; r < b->num_logits; r++)
-        if (b->logit_rows[r] < (r ? b->logit_rows[r - 1] : 0) || b->logit_rows[r] >= b->num_tokens) return 7;
+        if (b->logit_rows[r] <= (r ? b->logit_rows[r - 1] : -1) || b->logit_rows[r] >= b->num_tokens) return 7;
     return 0;
 }
 
@@ -162,9 +163,9 @@ static int cut_blocks(const Step *s, int window, AttentionBlock *out, int64_t *s
             int rows = b->starts[i + 1] - row < height ? b->starts[i + 1] - row : height;
             int position = b->positions[row], low = window ? position - window + 1 : 0, high = position + rows;
             if (low < 0) low = 0;
-            AttentionBlock block = {i, row, rows, position, low, high, low / SPLIT, (high - 1) / SPLIT - low / SPLIT + 1};
-            if (out) out[count] = block;
-            *splits += block.splits;
+            int first = low / SPLIT, last = (high - 1) / SPLIT;
+            if (out) out[count] = (AttentionBlock){i, row, rows, position, low, high, first, last - first + 1};
+            *splits += last - first + 1;
         }
     return count;
 }

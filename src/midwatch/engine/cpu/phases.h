@@ -78,7 +78,8 @@ static void unpack_row(const Matrix *m, int row, float *out) {
             }
         } else {
             float scale = half_to_float(((const uint16_t *)(w + scales8(g)))[column]);
-            for (int i = 0; i < 32; i++) out[32 * g + i] = (float)(group[64 * (i / 4) + 4 * column + i % 4] - 128) * scale;
+            for (int i = 0; i < 32; i++)
+                out[32 * g + i] = (float)(group[64 * (i / 4) + 4 * column + i % 4] - 128) * scale;
         }
     }
 }
@@ -116,8 +117,7 @@ INLINE void norm_row(const Step *s, const float *x, const float *weight, const A
     }
 }
 
-static void norm_phase(Step *s, const float *weight, int item, int items) {
-    (void)items;
+static void norm_phase(Step *s, const float *weight, int item) {
     int count = s->batch.num_tokens;
     Rows rows = rows_of_item(count, item);
     for (int row = rows.first; row < rows.last; row++) {
@@ -134,7 +134,8 @@ static void add_normed(Step *s, const float *weight, int item) {
     for (int row = rows.first; row < rows.last; row++) {
         float *x = s->x + (int64_t)row * m->hidden_p, *y = s->y + (int64_t)row * m->hidden_p;
         vf inverse = splat(inverse_rms(y, m->hidden_p, m->hidden, m->eps));
-        for (int k = 0; k < m->hidden_p; k += LANES) store(x + k, load(x + k) + load(y + k) * inverse * load(weight + k));
+        for (int k = 0; k < m->hidden_p; k += LANES)
+            store(x + k, load(x + k) + load(y + k) * inverse * load(weight + k));
     }
 }
 
@@ -186,7 +187,8 @@ INLINE void rotate(float *x, const float *cosine, const float *sine, int half) {
 }
 
 /* Write one vector to the pool; `stride` is from one dimension to the next. */
-INLINE void write_pool(const Model *m, void *pool, float *scales, int64_t at, int64_t scale_at, int stride, const float *x) {
+INLINE void write_pool(const Model *m, void *pool, float *scales, int64_t at, int64_t scale_at, int stride,
+                       const float *x) {
     int dims = m->head_dim;
     if (!m->kv_int8) {
         uint16_t *out = (uint16_t *)pool + at, numbers[LANES];
@@ -225,7 +227,10 @@ static void finish_head(Step *s, const Layer *l, int layer, int head, int row) {
     int value = head >= first_value, n = head - (value ? first_value : m->num_heads), slot = s->batch.slots[row];
     int64_t place = slot % size, of_head = ((int64_t)layer * m->num_blocks + slot / size) * m->num_kv_heads + n;
     int64_t at = of_head * dims * size + (value ? place * dims : place);
-    write_pool(m, value ? m->v : m->k, value ? m->v_scale : m->k_scale, at, of_head * size + place, value ? 1 : size, x);
+    if (value)
+        write_pool(m, m->v, m->v_scale, at, of_head * size + place, 1, x);
+    else
+        write_pool(m, m->k, m->k_scale, at, of_head * size + place, size, x);
 }
 
 static void qkv_phase(Step *s, const Layer *l, int layer, int item, int items) {
@@ -254,7 +259,8 @@ static void put_attended(Step *s, int row, int head, const float *out) {
     if (dims % GROUP) return;
     RowBlock block = row_block(rows, row_block_of(rows, row));
     for (int d = 0; d < dims; d += GROUP)
-        put_group(&s->attended_acts, block, row - block.first, (head * dims + d) / GROUP, load(out + d), load(out + d + LANES));
+        put_group(&s->attended_acts, block, row - block.first, (head * dims + d) / GROUP, load(out + d),
+                  load(out + d + LANES));
 }
 
 static void attend_phase(Step *s, const Layer *l, int layer, int item, int thread) {
@@ -274,7 +280,8 @@ static void attend_phase(Step *s, const Layer *l, int layer, int item, int threa
                    m->num_kv_heads, dims, m->block_size, m->kv_int8,
                    s->batch.tables + (int64_t)block->sequence * s->batch.table_width};
     for (int i = 0; i < queries; i++) {
-        const float *q = s->qkv + (int64_t)(block->row + i / group) * s->qkv_stride + (kv_head * group + i % group) * dims;
+        const float *row = s->qkv + (int64_t)(block->row + i / group) * s->qkv_stride;
+        const float *q = row + (kv_head * group + i % group) * dims;
         for (int d = 0; d < dims; d += LANES)
             store(scratch->queries + (int64_t)i * QUERY_STRIDE + d, load(q + d) * splat(m->attention_scale));
     }
@@ -282,14 +289,14 @@ static void attend_phase(Step *s, const Layer *l, int layer, int item, int threa
     int shared = plan->apart && block->splits > 1;
     float *partial = scratch->partial;
     if (shared) {
-        int64_t before = 0; /* splits of the blocks before: the plan lists a block's items side by side */
-        before = item / m->num_kv_heads - what.split;
+        /* Splits of the blocks before: the plan lists a block's items side by side. */
+        int64_t before = item / m->num_kv_heads - what.split;
         partial = s->partials + (before * m->num_kv_heads + (int64_t)kv_head * block->splits) *
                                     queries_of_block(m) * (dims + 2);
     }
     for (int split = shared ? what.split : 0; split < (shared ? what.split + 1 : block->splits); split++)
-        attend_split(&pages, kv_head, queries, group, block->position, l->window, block->first_split + split, block->low,
-                     block->high, scratch, partial + split * step);
+        attend_split(&pages, kv_head, queries, group, block->position, l->window, block->first_split + split,
+                     block->low, block->high, scratch, partial + split * step);
     if (shared) {
         int64_t at = (plan->blocks - s->all_blocks + what.block) * m->num_kv_heads + kv_head;
         if (atomic_fetch_sub_explicit(&s->pending[at], 1, memory_order_acq_rel) != 1) return;
@@ -314,9 +321,11 @@ static void quantize_attended(Step *s, int item) {
 
 /* ---- matrices whose output goes back to the residual ---- */
 
-static void add_phase_rows(Step *s, const Matrix *m, const Acts *a, int layer, int linear, int apart, int item, int items) {
+/* x += a product, or y = it where a norm comes between (`apart`). */
+static void residual_phase(Step *s, const Matrix *m, const Acts *a, int linear, int apart, const Phase *phase,
+                           int item) {
     int rows = s->batch.num_tokens, stride = s->model.hidden_p;
-    GemmRange range = gemm_range(m->tiles, rows, item, items);
+    GemmRange range = gemm_range(m->tiles, rows, item, phase->items);
     float out[ROWS * LANES] __attribute__((aligned(64)));
     for (int t = range.first_unit; t < range.last_unit; t++)
         for (int b = range.first_block; b < range.last_block; b++) {
@@ -324,7 +333,7 @@ static void add_phase_rows(Step *s, const Matrix *m, const Acts *a, int layer, i
             tile_product(m, t, a, block, out);
             for (int r = 0; r < block.rows; r++) {
                 int64_t at = (int64_t)(block.first + r) * stride + t * LANES;
-                if (s->adapted) add_lora(s, layer, linear, 0, block.first + r, t * LANES, out + r * LANES);
+                if (s->adapted) add_lora(s, phase->layer, linear, 0, block.first + r, t * LANES, out + r * LANES);
                 if (apart)
                     store(s->y + at, load(out + r * LANES));
                 else
@@ -351,8 +360,10 @@ static void gate_up_phase(Step *s, const Layer *l, int layer, int item, int item
             for (int r = 0; r < block.rows; r++) {
                 int row = block.first + r, at = r * LANES;
                 if (s->adapted)
-                    for (int i = 0; i < 4; i++)
-                        add_lora(s, layer, i % 2 ? LORA_UP : LORA_GATE, i % 2, row, g * GROUP + i / 2 * LANES, out[i] + at);
+                    for (int i = 0; i < 4; i++) {
+                        int linear = i % 2 ? LORA_UP : LORA_GATE;
+                        add_lora(s, layer, linear, i % 2, row, g * GROUP + i / 2 * LANES, out[i] + at);
+                    }
                 vf low = activate(load(out[0] + at), s->model.gelu) * load(out[1] + at);
                 vf high = activate(load(out[2] + at), s->model.gelu) * load(out[3] + at);
                 put_group(&s->inner_acts, block, r, g, low, high);

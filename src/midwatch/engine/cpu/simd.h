@@ -32,6 +32,21 @@ typedef uint16_t vh __attribute__((vector_size(32), may_alias));
 typedef uint16_t vh_any __attribute__((vector_size(32), aligned(2), may_alias));
 typedef int8_t vb_any __attribute__((vector_size(16), aligned(1), may_alias));
 
+/* As wide as the machine's registers, for the innermost loops: compilers cut a wider vector through memory. */
+#if defined(USE_AVX512)
+#define NATIVE 16
+#elif defined(USE_AVX2)
+#define NATIVE 8
+#else
+#define NATIVE 4
+#endif
+typedef float vn __attribute__((vector_size(4 * NATIVE), may_alias));
+typedef int32_t vni __attribute__((vector_size(4 * NATIVE), may_alias));
+typedef uint32_t vnu __attribute__((vector_size(4 * NATIVE), may_alias));
+typedef float vn_any __attribute__((vector_size(4 * NATIVE), aligned(4), may_alias));
+typedef uint16_t vnh_any __attribute__((vector_size(2 * NATIVE), aligned(2), may_alias));
+typedef int8_t vnb_any __attribute__((vector_size(NATIVE), aligned(1), may_alias));
+
 INLINE vf load(const float *p) { return *(const vf_any *)p; }
 INLINE void store(float *p, vf v) { *(vf_any *)p = v; }
 
@@ -100,7 +115,8 @@ INLINE float max_lanes(vf v) {
 INLINE vf vexp(vf x) {
     x = vmax(splat(-105.0f), x);
 #ifdef USE_AVX512
-    vf whole = (vf)_mm512_roundscale_ps((__m512)(x * splat(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    vf scaled = x * splat(1.44269504f);
+    vf whole = (vf)_mm512_roundscale_ps((__m512)scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
     vi tiny = x < splat(-87.0f);
     vf high = splat(88.3f);
@@ -167,8 +183,32 @@ INLINE vf load_half(const uint16_t *p) {
 #endif
 }
 
-INLINE vf load_bf16(const uint16_t *p) { return (vf)(__builtin_convertvector(*(const vh_any *)p, vu) << 16); }
-INLINE vf load_int8(const int8_t *p) { return __builtin_convertvector(__builtin_convertvector(*(const vb_any *)p, vi), vf); }
+INLINE vn load_bf16(const uint16_t *p) { return (vn)(__builtin_convertvector(*(const vnh_any *)p, vnu) << 16); }
+INLINE vn load_int8(const int8_t *p) {
+    return __builtin_convertvector(__builtin_convertvector(*(const vnb_any *)p, vni), vn);
+}
+INLINE vn load_native(const float *p) { return *(const vn_any *)p; }
+INLINE void store_native(float *p, vn v) { *(vn_any *)p = v; }
+
+INLINE vn splat_native(float x) {
+#if defined(USE_AVX512)
+    return (vn)_mm512_set1_ps(x);
+#elif defined(USE_AVX2)
+    return (vn)_mm256_set1_ps(x);
+#else
+    return (vn){x, x, x, x};
+#endif
+}
+
+INLINE vn fmadd_native(vn a, vn b, vn c) {
+#if defined(USE_AVX512)
+    return (vn)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(USE_AVX2)
+    return (vn)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
 
 /* To the nearest bfloat16, ties to even; what is no number stays none. */
 INLINE void store_bf16(uint16_t *p, vf v) {

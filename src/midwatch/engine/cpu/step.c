@@ -4,8 +4,8 @@
    with its merge; o; norm; gate and up with their product; down. Then the last norm, the head and the likeliest ids.
    Activations are float32 between phases and int8 in groups of 32 where a matrix multiplies them (gemm.h).
    The caller (backend.py) guarantees shapes; `mw_check` guards what indexes memory.
-   Legend: T rows of the step, R rows with logits, K hidden, I inner, H query heads, N kv heads, D head size, V vocabulary;
-   a width that ends in p is padded with zeros to a multiple of 32. */
+   Legend: T rows of the step, R rows with logits, K hidden, I inner, H query heads, N kv heads, D head size,
+   V vocabulary; a width that ends in p is padded with zeros to a multiple of 32. */
 #include "simd.h"
 
 #include "attention.h"
@@ -104,12 +104,13 @@ typedef struct {
     int64_t scratch_bytes;
 } Step;
 
-/* How many items a product is cut in: ROW_CHUNK row blocks by so many units that every thread gets several. */
+/* How many items a product is cut in: ROW_CHUNK row blocks by so many units that every thread gets several. Claiming
+   an item costs about as much as 10 KB of weights, so a product of few rows is cut in few. */
 #define ROW_CHUNK 8
-#define ITEMS_PER_THREAD 8
 
 static int32_t gemm_items(const Step *s, int units, int rows) {
-    int row_chunks = (num_row_blocks(rows) + ROW_CHUNK - 1) / ROW_CHUNK, wanted = ITEMS_PER_THREAD * s->threads->count;
+    int per_thread = rows <= 4 ? 2 : rows <= 2 * ROWS ? 4 : 8;
+    int row_chunks = (num_row_blocks(rows) + ROW_CHUNK - 1) / ROW_CHUNK, wanted = per_thread * s->threads->count;
     int unit_chunks = (wanted + row_chunks - 1) / row_chunks;
     if (unit_chunks > units) unit_chunks = units;
     return unit_chunks * row_chunks;
@@ -164,21 +165,21 @@ static void run_item(void *context, const Phase *phase, int item, int thread) {
     const Layer *l = &s->model.layers[phase->layer];
     switch (phase->kind) {
     case EMBED: embed(s, item); break;
-    case ATTN_NORM: norm_phase(s, l->attn_norm, item, phase->items); break;
+    case ATTN_NORM: norm_phase(s, l->attn_norm, item); break;
     case LORA_IN: lora_in(s, phase->layer, LORA_Q, 3, s->normed, s->model.hidden_p, item); break;
     case QKV: qkv_phase(s, l, phase->layer, item, phase->items); break;
     case ATTEND: attend_phase(s, l, phase->layer, item, thread); break;
     case QUANTIZE_ATTENDED: quantize_attended(s, item); break;
     case LORA_O_IN: lora_in(s, phase->layer, LORA_O, 1, s->attended, s->attended_stride, item); break;
-    case O: add_phase_rows(s, &l->o, &s->attended_acts, phase->layer, LORA_O, l->post_attn_norm != NULL, item, phase->items); break;
+    case O: residual_phase(s, &l->o, &s->attended_acts, LORA_O, l->post_attn_norm != NULL, phase, item); break;
     case MLP_NORM:
         if (l->post_attn_norm) add_normed(s, l->post_attn_norm, item);
-        norm_phase(s, l->mlp_norm, item, phase->items);
+        norm_phase(s, l->mlp_norm, item);
         break;
     case LORA_MLP_IN: lora_in(s, phase->layer, LORA_GATE, 2, s->normed, s->model.hidden_p, item); break;
     case GATE_UP: gate_up_phase(s, l, phase->layer, item, phase->items); break;
     case LORA_DOWN_IN: lora_in(s, phase->layer, LORA_DOWN, 1, s->inner, s->inner_stride, item); break;
-    case DOWN: add_phase_rows(s, &l->down, &s->inner_acts, phase->layer, LORA_DOWN, l->post_mlp_norm != NULL, item, phase->items); break;
+    case DOWN: residual_phase(s, &l->down, &s->inner_acts, LORA_DOWN, l->post_mlp_norm != NULL, phase, item); break;
     case POST_MLP: add_normed(s, l->post_mlp_norm, item); break;
     case FINAL_NORM: final_norm(s, item); break;
     case HEAD: head_phase(s, item, phase->items); break;
