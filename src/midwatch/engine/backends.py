@@ -25,7 +25,13 @@ def open_backend(
     if settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available()):
         if not torch.cuda.is_available():
             raise ModelError("No CUDA GPU can be used here.", "Set engine.device to cpu, or install CUDA's PyTorch.")
-        from midwatch.engine.cuda.backend import CudaBackend
+        try:
+            from midwatch.engine.cuda.backend import CudaBackend
+        except ImportError as error:
+            raise ModelError(
+                f"A GPU is here, but its kernels need Triton, which cannot be imported: {error}.",
+                "Install CUDA's PyTorch, which brings Triton, or set engine.device to cpu.",
+            ) from None
 
         return CudaBackend(checkpoint, settings, max_model_len=max_model_len)
     if settings.kernels != "torch" and settings.dtype != "float32" and settings.quantization != "none":
