@@ -60,6 +60,7 @@ def main() -> None:
     parts: dict[str, Callable[[argparse.Namespace], None]] = {
         "decode": decode,
         "prefill": prefill,
+        "budget": budget,
         "json": json_decode,
         "quality": quality,
         "overhead": overhead,
@@ -270,6 +271,28 @@ def transformers_model(given: argparse.Namespace) -> Callable[[int], float]:
 
 
 # ── JSON, quality, overhead ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def budget(given: argparse.Namespace) -> None:
+    """What the size of a step does to a prompt's speed: below some size rows get dearer, above it they only wait."""
+    sizes = (24, 48, 96, 128, 512)
+    engines = {size: load(given, max_num_batched_tokens=size, prefix_caching=False) for size in sizes}
+    found: dict[int, list[float]] = defaultdict(list)
+    for _ in range(given.rounds):
+        for size, engine in engines.items():
+            found[size].append(1000 / time_to_first_token_s(engine, 1000))
+    rows = [
+        results.row(
+            f"prefill, 1,000 tokens, steps of {size}",
+            found[size],
+            "tokens/s",
+            peer="steps of 512" if size != 512 else None,
+            peer_samples=found[512] if size != 512 else (),
+            note="engine.max_num_batched_tokens",
+        )
+        for size in sizes
+    ]
+    save("budget.json", rows)
 
 
 def json_decode(given: argparse.Namespace) -> None:

@@ -215,8 +215,11 @@ async def first_token(session: aiohttp.ClientSession, url: str) -> bool:
 
 async def count_tokens(session: aiohttp.ClientSession, url: str) -> int:
     """Tokens of the shared prefix, as the server counts them."""
-    async with session.post(f"{url}/tokenize", json={"content": PREFIX, "prompt": PREFIX}) as answer:
-        return len((await answer.json()).get("tokens", []))
+    for field in ("prompt", "content"):  # vLLM's name and ours, then llama.cpp's
+        async with session.post(f"{url}/tokenize", json={field: PREFIX}) as answer:
+            if found := (await answer.json()).get("tokens"):
+                return len(found)
+    return 0
 
 
 def peak_rss_mb(pid: int) -> float:

@@ -65,8 +65,9 @@ class EngineSettings(_Section):
     """Attention kernels on CUDA; `fa3` needs the package `flash_attn_interface`, `auto` takes it if it imports."""
     max_num_seqs: int = Field(default=16, ge=1, le=1024)
     """Sequences decoded together in one step."""
-    max_num_batched_tokens: int = Field(default=512, ge=16)
-    """Token budget of one step, prefill chunks and decodes together. A larger one delays the answers under way."""
+    max_num_batched_tokens: int = Field(default=0, ge=0)
+    """Token budget of one step, prefill chunks and decodes together. A larger one delays the answers under way and the
+    first tokens of those that wait; 0 takes 96 on a CPU's C step, 512 in PyTorch and 8,192 on CUDA."""
     max_model_len: int = Field(default=8192, ge=16)
     """Longest prompt plus answer, tokens; capped by the model's own context."""
     priority_ageing_s: float = Field(default=10.0, gt=0)

@@ -69,8 +69,10 @@ def few_allowed(mask: npt.NDArray[np.int32], vocab_size: int) -> torch.Tensor | 
     return torch.from_numpy(ids) if ids.size else None
 
 
-def is_allowed(mask: npt.NDArray[np.int32], token_id: int) -> bool:
-    """Whether a mask lets an id through; `NOTHING` it never does."""
+def is_allowed(mask: npt.NDArray[np.int32] | None, token_id: int) -> bool:
+    """Whether a mask, if there is one, lets an id through; `NOTHING` it never does."""
+    if mask is None:
+        return token_id >= 0
     return 0 <= token_id < mask.size * WORD and bool(int(mask[token_id // WORD]) >> (token_id % WORD) & 1)
 
 

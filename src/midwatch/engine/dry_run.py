@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from midwatch.engine.blocks import BlockPool
+from midwatch.engine.memory import step_tokens
 from midwatch.engine.request import SamplingParams
 from midwatch.engine.scheduler import Scheduler
 from midwatch.engine.sequence import Sequence as Answer
@@ -53,7 +54,7 @@ def dry_run(requests: Sequence[Imagined], settings: EngineSettings, num_blocks: 
     scheduler = Scheduler(
         BlockPool(num_blocks, settings.block_size, caching=settings.prefix_caching),
         max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_num_batched_tokens=step_tokens(settings, "native"),
         explain=said.append,
     )
     room = num_blocks * settings.block_size

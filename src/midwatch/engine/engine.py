@@ -26,6 +26,7 @@ from midwatch.engine.checkpoint import open_checkpoint
 from midwatch.engine.cores import usable_cores
 from midwatch.engine.grammar import GrammarCompiler
 from midwatch.engine.layout import lay_out
+from midwatch.engine.memory import step_tokens
 from midwatch.engine.request import EngineStats, Output, Pooling, SamplingParams
 from midwatch.engine.runner import Flight, Runner
 from midwatch.engine.scheduler import Chunk, Scheduler
@@ -48,7 +49,7 @@ class Engine:
         self.scheduler = Scheduler(
             self.pool,
             max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=settings.max_num_batched_tokens,
+            max_num_batched_tokens=step_tokens(settings, backend.name),
         )
         self.adapters = AdapterTable(backend, settings.max_adapters)
         self._ids = itertools.count(1)

@@ -9,7 +9,14 @@ from midwatch.errors import ModelError
 from midwatch.settings import EngineSettings
 
 CPU_DEFAULT_MIB = 512
+STEP_TOKENS = {"native": 96, "torch": 512, "cuda": 8192}
+"""A step's budget by backend: where more rows make no row cheaper (results/engine/budget.json), so that none waits."""
 MIB = 1 << 20
+
+
+def step_tokens(settings: EngineSettings, backend: str) -> int:
+    """The budget of one step: what the settings ask for, or the backend's own; each seat has a token of it."""
+    return max(settings.max_num_batched_tokens or STEP_TOKENS.get(backend, 512), settings.max_num_seqs)
 
 
 def kv_bytes_per_token(config: ModelConfig, bytes_per_head: int) -> int:

@@ -63,11 +63,15 @@ class Draw:
     @property
     def is_plain(self) -> bool:
         """True if the likeliest id of the untouched logits is all that is asked for."""
+        return self.allowed is None and self.is_greedy
+
+    @property
+    def is_greedy(self) -> bool:
+        """True if the likeliest id of the untouched logits is the answer wherever the grammar allows it."""
         params = self.params
         return (
             params.temperature == 0
             and params.logprobs is None
-            and self.allowed is None
             and params.presence_penalty == 0
             and params.frequency_penalty == 0
             and params.repetition_penalty == 1
@@ -135,7 +139,7 @@ def sample(logits_RV: torch.Tensor, draws: Sequence[Draw], greedy_R: torch.Tenso
     if greedy_R is not None and all(draw.is_plain for draw in draws):
         return Sampled(greedy_R.to(torch.int64), draws)
     if logits_RV.device.type == "cpu":
-        return _sample_on_cpu(logits_RV, draws)
+        return _sample_on_cpu(logits_RV, draws, greedy_R)
     parts, logprobs = [], []
     for start in range(0, len(draws), DEVICE_ROWS):
         rows, of_rows = logits_RV[start : start + DEVICE_ROWS], draws[start : start + DEVICE_ROWS]
@@ -147,10 +151,14 @@ def sample(logits_RV: torch.Tensor, draws: Sequence[Draw], greedy_R: torch.Tenso
     return Sampled(torch.cat(parts) if parts else logits_RV.new_empty(0, dtype=torch.int64), draws, logprobs)
 
 
-def _sample_on_cpu(logits_RV: torch.Tensor, draws: Sequence[Draw]) -> Sampled:
+def _sample_on_cpu(logits_RV: torch.Tensor, draws: Sequence[Draw], greedy_R: torch.Tensor | None) -> Sampled:
     """One row after the other. A grammar that leaves few tokens, or the likeliest one, spares the pass over all."""
     ids, logprobs = [], []
+    likeliest = [NOTHING] * len(draws) if greedy_R is None else greedy_R.tolist()
     for row, (logits_1V, draw) in enumerate(zip(logits_RV[:, None].unbind(), draws, strict=True)):
+        if likeliest[row] != NOTHING and draw.is_greedy and is_allowed(draw.allowed, likeliest[row]):
+            ids.append(likeliest[row])
+            continue
         few = None if draw.allowed is None else few_allowed(draw.allowed, logits_1V.shape[1])
         is_greedy = draw.params.temperature == 0 and draw.params.logprobs is None
         if few is not None:

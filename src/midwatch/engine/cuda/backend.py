@@ -22,7 +22,7 @@ from midwatch.engine.cuda.loading import Fetch, build, from_checkpoint, random_w
 from midwatch.engine.cuda.lora import GATHERED_MAX_ROWS, AdapterBank, AdapterRows
 from midwatch.engine.cuda.staging import Staging
 from midwatch.engine.lora import Adapter
-from midwatch.engine.memory import MIB, kv_blocks, kv_bytes_per_token
+from midwatch.engine.memory import MIB, kv_blocks, kv_bytes_per_token, step_tokens
 from midwatch.errors import ModelError, SettingsError
 from midwatch.settings import EngineSettings
 
@@ -114,7 +114,7 @@ class CudaBackend:
             else INTERPRETER_MULTIPROCESSORS
         )
         self.max_model_len = max_model_len
-        most_rows = max(settings.max_num_batched_tokens, settings.max_num_seqs)
+        most_rows = step_tokens(settings, self.name)
         self.previous_ids = torch.zeros(most_rows + settings.max_num_seqs, dtype=torch.int64, device=device)
         self.staging = Staging(8 * most_rows, device)
         self.scratch: Scratch | None = None
