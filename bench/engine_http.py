@@ -215,8 +215,8 @@ async def first_token(session: aiohttp.ClientSession, url: str) -> bool:
 
 async def count_tokens(session: aiohttp.ClientSession, url: str) -> int:
     """Tokens of the shared prefix, as the server counts them."""
-    for field in ("prompt", "content"):  # vLLM's name and ours, then llama.cpp's
-        async with session.post(f"{url}/tokenize", json={field: PREFIX}) as answer:
+    for name in ("prompt", "content"):  # vLLM's name and ours, then llama.cpp's
+        async with session.post(f"{url}/tokenize", json={name: PREFIX}) as answer:
             if found := (await answer.json()).get("tokens"):
                 return len(found)
     return 0

@@ -58,7 +58,7 @@ def alone(native: MakeEngine) -> list[tuple[object, ...]]:
         {"max_num_batched_tokens": 48},
         {"prefix_caching": False, "block_size": 5},
         {"block_size": 64, "max_num_seqs": 3},
-        {"kv_cache_mib": 24, "prefix_caching": False},
+        {"kv_cache_mib": 24, "prefix_caching": False, "max_num_batched_tokens": 512},
     ],
     ids=["together", "in small chunks", "in blocks of five", "three at a time", "short of memory"],
 )
