@@ -70,14 +70,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--llama-cpp", type=Path, help="folder that holds llama-batched-bench and llama-quantize")
+    parser.add_argument("--native-only", action="store_true", help="leave PyTorch out, which is slow in a crowd")
     given = parser.parse_args()
     cores = usable_cores()
     runners: dict[str, Callable[[], float]] = {
         "all": lambda: sample("native", cores),
         "one": lambda: sample("native", 1),
-        "torch": lambda: sample("torch", cores),
-        "torch, default spin": lambda: sample("torch", cores, None),
     }
+    if not given.native_only:
+        runners["torch"] = lambda: sample("torch", cores)
+        runners["torch, default spin"] = lambda: sample("torch", cores, None)
     if given.llama_cpp is not None:
         configured = settings.load()
         work = Path(tempfile.gettempdir()) / "midwatch-bench"
@@ -103,7 +105,7 @@ def rows_of(where: str, taken: dict[str, list[float]], cores: int) -> list[resul
     """The lines of one kind of neighbourhood."""
     theirs = taken.get("llama.cpp", [])
     peer = f"llama.cpp Q4_0, {cores} threads" if theirs else None
-    return [
+    rows = [
         results.row(f"decode, {cores} threads, {where}", taken["all"], "tokens/s", peer=peer, peer_samples=theirs),
         results.row(
             f"decode, {cores} threads against one, {where}",
@@ -112,14 +114,18 @@ def rows_of(where: str, taken: dict[str, list[float]], cores: int) -> list[resul
             peer="ourselves, one thread",
             peer_samples=taken["one"],
         ),
-        results.row(
-            f"decode in PyTorch, short spin, {where}",
-            taken["torch"],
-            "tokens/s",
-            peer="GNU OpenMP's default spin",
-            peer_samples=taken["torch, default spin"],
-        ),
     ]
+    if "torch" in taken:
+        rows.append(
+            results.row(
+                f"decode in PyTorch, short spin, {where}",
+                taken["torch"],
+                "tokens/s",
+                peer="GNU OpenMP's default spin",
+                peer_samples=taken["torch, default spin"],
+            )
+        )
+    return rows
 
 
 if __name__ == "__main__":
