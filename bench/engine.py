@@ -89,10 +89,7 @@ def peer(given: argparse.Namespace) -> LlamaCpp | None:
     """llama.cpp, if its binaries are at hand."""
     if given.llama_cpp is None:
         return None
-    model = hub.resolve(given.model, settings.load().cache_dir)
-    work = Path(tempfile.gettempdir()) / "midwatch-bench"
-    work.mkdir(exist_ok=True)
-    return LlamaCpp(given.llama_cpp, model, work)
+    return LlamaCpp(given.llama_cpp, hub.resolve(given.model, settings.load().cache_dir))
 
 
 # ── decode ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -338,9 +335,7 @@ def quality(given: argparse.Namespace) -> None:
     if llama is not None:
         ids = open_tokenizer(llama.as_shipped).encode(text)
         for kind in ("Q4_0", "Q8_0"):
-            with llama.server(
-                llama.quantize(kind, llama.requantized.parent), threads=usable_cores(), context=2 * WINDOW
-            ) as url:
+            with llama.server(llama.quantize(kind), threads=usable_cores(), context=2 * WINDOW) as url:
                 found = [value for window in windows(ids) for value in llama.logprobs(url, window)]
             theirs[kind] = math.exp(-statistics.fmean(found))
     rows = [results.row("perplexity, float32", [measured["float32"]], "", note="the file's Q4_1 weights, dequantized")]

@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from llama_cpp import LlamaCpp
 from midwatch import results, settings
 from midwatch.engine import hub
 from midwatch.engine.cores import usable_cores
+from ports import free_port
 
 CLIENTS, REQUESTS_EACH, NEW_TOKENS = 16, 3, 64
 PREFIX = "".join(
@@ -57,9 +57,7 @@ def main() -> None:
     given = parser.parse_args()
     commands = {"ours": [sys.executable, "-m", "midwatch", "serve", "--model", given.model]}
     if given.llama_cpp is not None:
-        work = Path(tempfile.gettempdir()) / "midwatch-bench"
-        work.mkdir(exist_ok=True)
-        llama = LlamaCpp(given.llama_cpp, hub.resolve(given.model, settings.load().cache_dir), work)
+        llama = LlamaCpp(given.llama_cpp, hub.resolve(given.model, settings.load().cache_dir))
         commands["llama.cpp"] = [
             *(str(llama.folder / "llama-server"), "-m", str(llama.requantized), "-np", str(CLIENTS)),
             *("-c", str(CLIENTS * 1536), "-t", str(usable_cores()), "-tb", str(usable_cores()), "--no-webui"),
@@ -136,8 +134,8 @@ def make_rows(ours: list[Measured], theirs: list[Measured]) -> list[results.Row]
 async def measure(command: list[str]) -> Measured:
     """Start a server, wait for its first token, send the requests, and read its memory."""
     found = Measured()
-    with free_port() as port:
-        arguments = [*command, "--port", str(port)]
+    port = free_port()
+    arguments = [*command, "--port", str(port)]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=log)
@@ -236,14 +234,6 @@ def children(pid: int) -> list[Path]:
     """The processes that a process has started."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [Path(f"/proc/{child}") for child in listed]
-
-
-@contextlib.contextmanager
-def free_port() -> Iterator[int]:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        yield listener.getsockname()[1]
 
 
 if __name__ == "__main__":

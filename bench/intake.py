@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ from midwatch.copilot.evidence import build_evidence
 from midwatch.copilot.model import Case, Diagnosis, Finding
 from midwatch.copilot.store import Store
 from midwatch.settings import CopilotSettings, Settings
+from ports import free_port
 
 CLIENTS = 16
 SERVICES = 64
@@ -158,12 +158,6 @@ def _fitting(schema: dict[str, Any]) -> Any:
     if schema["type"] == "array":
         return [_fitting(schema["items"])] * max(1, schema.get("minItems", 1))
     return "Something is wrong." if schema["type"] == "string" else 0
-
-
-def free_port() -> int:
-    """A port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+from ports import free_port
 
 
 class LlamaCpp:
@@ -20,14 +21,16 @@ class LlamaCpp:
     that llama.cpp runs faster, since it repacks that type.
     """
 
-    def __init__(self, folder: Path, model: Path, work: Path) -> None:
+    def __init__(self, folder: Path, model: Path) -> None:
         self.folder = folder
         self.as_shipped = model
-        self.requantized = self.quantize("Q4_0", work)
+        self._work = Path(tempfile.gettempdir()) / "midwatch-bench"
+        self._work.mkdir(exist_ok=True)
+        self.requantized = self.quantize("Q4_0")
 
-    def quantize(self, kind: str, work: Path) -> Path:
+    def quantize(self, kind: str) -> Path:
         """The model as another type, made once."""
-        path = work / f"{self.as_shipped.stem}-{kind}.gguf"
+        path = self._work / f"{self.as_shipped.stem}-{kind}.gguf"
         if not path.exists():
             command = [self.folder / "llama-quantize", "--allow-requantize", self.as_shipped, path, kind]
             subprocess.run(list(map(str, command)), check=True, capture_output=True)
@@ -36,9 +39,7 @@ class LlamaCpp:
     @contextlib.contextmanager
     def server(self, model: Path, *, threads: int, context: int, slots: int = 1) -> Iterator[str]:
         """Its HTTP server over a file; gives the URL once it answers."""
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
+        port = free_port()
         options = ["-np", slots, "-c", context, "-t", threads, "-tb", threads, "--port", port, "--no-webui"]
         command = [str(self.folder / "llama-server"), "-m", str(model), *map(str, options)]
         url = f"http://127.0.0.1:{port}"

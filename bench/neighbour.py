@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,9 +81,7 @@ def main() -> None:
         runners["torch, default spin"] = lambda: sample("torch", cores, None)
     if given.llama_cpp is not None:
         configured = settings.load()
-        work = Path(tempfile.gettempdir()) / "midwatch-bench"
-        work.mkdir(exist_ok=True)
-        llama = LlamaCpp(given.llama_cpp, hub.resolve(configured.engine.model, configured.cache_dir), work)
+        llama = LlamaCpp(given.llama_cpp, hub.resolve(configured.engine.model, configured.cache_dir))
         file = llama.requantized
         runners["llama.cpp"] = lambda: llama.batched_bench(file, prompt=64, new=64, batches=(1,), threads=cores)[1][1]
     rows = []

@@ -200,13 +200,6 @@ class BlockPool:
         self._num_known.pop(sequence_id, None)
         self._keys.pop(sequence_id, None)
 
-    def forget(self) -> None:
-        """Forget every known prefix; blocks in use stay as they are."""
-        for block in self._known.values():
-            block.key, block.content = None, b""
-        self._known.clear()
-        self._keys.clear()
-
     def slots(self) -> SlotCounts:
         """Every slot accounted for. Safe to call from another thread; it walks the tables."""
         filled = self._filled()
