@@ -4,6 +4,7 @@ MidwatchError
 ├── SettingsError        a setting is missing, unknown or out of range
 ├── ModelError           weights are missing, damaged, half-written or of an unknown kind
 │   └── DownloadError    the network, the disk or the hash said no while fetching them
+├── TuningError          a recipe, a data set or a training run cannot go on as it is
 ├── RequestError         a caller's request cannot be served as written (HTTP 4xx)
 └── ProviderError        a model host did not answer, or answered nonsense (worth a retry or another host)
 """
@@ -34,6 +35,10 @@ class ModelError(MidwatchError):
 
 class DownloadError(ModelError):
     """Fetching weights failed: no network, no space, or the wrong bytes."""
+
+
+class TuningError(MidwatchError):
+    """A recipe, a data set, a checkpoint or a training run cannot go on as it is."""
 
 
 class RequestError(MidwatchError):
