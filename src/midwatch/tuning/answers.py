@@ -111,6 +111,7 @@ class PeftAnswerer:
                     temperature=None,
                     top_p=None,
                     top_k=None,
+                    eos_token_id=self._tokenizer.eos_token_id,
                     pad_token_id=self._tokenizer.pad_token_id,
                 )
             texts = self._tokenizer.batch_decode(out_ST[:, ids_ST.shape[1] :], skip_special_tokens=True)
@@ -131,7 +132,8 @@ class PeftAnswerer:
         for rows in _by_length(whole, self._batch):
             ids_ST, mask_ST = self._pad([whole[row] for row in rows])
             with self._as(variant), torch.inference_mode():
-                logits_STV = self._model(input_ids=ids_ST, attention_mask=mask_ST).logits
+                places_ST = (mask_ST.cumsum(dim=1) - 1).clamp(min=0)
+                logits_STV = self._model(input_ids=ids_ST, attention_mask=mask_ST, position_ids=places_ST).logits
             for index, row in enumerate(rows):
                 count = len(targets[row])
                 if count:
