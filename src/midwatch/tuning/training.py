@@ -17,6 +17,7 @@ import math
 import os
 import resource
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from midwatch.engine.tokenizer import open_tokenizer
 from midwatch.errors import TuningError
@@ -127,8 +128,11 @@ def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume:
         data_collator=_stack,
         callbacks=[callback],
     )
+    trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch, peft and transformers warn each other of what they deprecate
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     training_s = time.monotonic() - started
     adapter = out / "adapter"
     if trainer.is_world_process_zero():
