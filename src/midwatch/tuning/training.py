@@ -267,7 +267,16 @@ def _arguments(recipe: Recipe, folder: Path, steps: int, device: torch.device, w
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
+        ddp_backend=None if device.type == "cuda" else "gloo",
+        **_sharding(world),
     )
+
+
+def _sharding(world: int) -> dict[str, Any]:
+    """Under torchrun, FSDP2: each device holds its share of every layer and gathers the rest when it is needed."""
+    if world == 1:
+        return {}
+    return {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
 
 
 def _stack(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
