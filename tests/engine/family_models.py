@@ -9,8 +9,8 @@ import gguf
 import numpy as np
 import torch
 
-from midwatch.engine.gguf_checkpoint import _NAMES as GGUF_NAMES
-from midwatch.engine.safetensors_checkpoint import _GEMMA_NAMES, _NAMES
+from midwatch.engine.gguf_checkpoint import TENSOR_NAMES as GGUF_NAMES
+from midwatch.engine.safetensors_checkpoint import _GEMMA_NAMES, TENSOR_NAMES
 
 SHAPE = {
     "vocab_size": 128,
@@ -99,7 +99,7 @@ def write_family_gguf(name: str, model: Any, path: Path) -> Path:
         plain = rope["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
         factors = plain / model.model.rotary_emb.inv_freq.double().numpy()
         writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
-    theirs = {value: key for key, value in (_GEMMA_NAMES if family == "gemma3" else _NAMES).items()}
+    theirs = {value: key for key, value in (_GEMMA_NAMES if family == "gemma3" else TENSOR_NAMES).items()}
     for full_name, value in model.state_dict().items():
         if full_name == "lm_head.weight" and config.tie_word_embeddings:
             continue
