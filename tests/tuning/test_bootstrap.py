@@ -42,6 +42,14 @@ def test_a_share_that_never_varies_is_as_wide_as_its_prompts_allow() -> None:
     assert all_.low == pytest.approx(1 - none.high)
 
 
+def test_all_kept_of_forty_is_a_claim_about_forty_prompts() -> None:
+    base = np.array([1.0] * 40 + [0.0] * 60)
+    found = ratio(np.tile(base, (3, 1)), base)
+    assert found is not None
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(0.025 ** (1 / 40))
+
+
 def test_a_change_that_never_varies_has_no_width() -> None:
     found = ratio(np.full((2, 5), 6.0), np.full((2, 5), 3.0))
     assert found is not None

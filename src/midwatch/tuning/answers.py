@@ -1,4 +1,4 @@
-"""Who answers? One port for whatever can: the engine that serves (wired in `cli/tune_eval.py`) and the model as trained.
+"""Who answers? One port for all: the engine that serves (wired in `cli/tune_eval.py`) and the model as trained.
 
 A variant is the name of an adapter, or None for the base alone.
 """
@@ -6,16 +6,19 @@ A variant is the name of an adapter, or None for the base alone.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from midwatch.errors import ModelError, TuningError
+from midwatch.errors import TuningError
 
 if TYPE_CHECKING:
     import torch
 
+PAD = 0
+"""Fills batches on the left; masked, so any id does."""
 Message = dict[str, str]
 Conversation = Sequence[Message]
 
@@ -50,39 +53,21 @@ class Answerer(Protocol):
 class PeftAnswerer:
     """The model as it was trained: transformers and peft over a base's folder, in NF4 or in bfloat16.
 
-    `adapters` are folders by name. Raises `TuningError` for an adapter that does not fit and `ModelError` for a base
-    that cannot be loaded.
+    `adapters` are folders by name. Prompts are spelled by the engine's tokenizer, as they were in training. Raises
+    `TuningError` for an adapter that does not fit and `ModelError` for a base that cannot be loaded.
     """
 
     def __init__(self, base: Path, adapters: Mapping[str, Path], *, four_bit: bool = True, batch: int = 16) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+        from midwatch.engine.tokenizer import open_tokenizer
+        from midwatch.tuning.base import load_base
 
         self._batch = batch
         self._four_bit = four_bit
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
-            self._model: Any = AutoModelForCausalLM.from_pretrained(
-                base,
-                dtype=torch.bfloat16,
-                device_map={"": device},
-                quantization_config=quantization if four_bit else None,
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"The base in {base} cannot be loaded: {_first_line(error)}",
-                "Give a Hugging Face folder; `midwatch models convert` makes one from a GGUF file.",
-            ) from None
-        self._device = self._model.device
-        if self._tokenizer.pad_token_id is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._tokenizer = open_tokenizer(base)
+        self._model: Any = load_base(base, four_bit=four_bit, device=self._device)
         self._has_adapters = False
         for name, folder in adapters.items():
             self._add(name, folder)
@@ -99,7 +84,8 @@ class PeftAnswerer:
         import torch
 
         answers = [""] * len(conversations)
-        prompts = [self._prompt(conversation) for conversation in conversations]
+        ends = set(self._tokenizer.eos_ids)
+        prompts = [self._tokenizer.chat_prompt(conversation) for conversation in conversations]
         for rows in _by_length(prompts, self._batch):
             ids_ST, mask_ST = self._pad([prompts[row] for row in rows])
             with self._as(variant), torch.inference_mode():
@@ -111,12 +97,12 @@ class PeftAnswerer:
                     temperature=None,
                     top_p=None,
                     top_k=None,
-                    eos_token_id=self._tokenizer.eos_token_id,
-                    pad_token_id=self._tokenizer.pad_token_id,
+                    use_cache=True,
+                    eos_token_id=sorted(ends),
+                    pad_token_id=PAD,
                 )
-            texts = self._tokenizer.batch_decode(out_ST[:, ids_ST.shape[1] :], skip_special_tokens=True)
-            for row, text in zip(rows, texts, strict=True):
-                answers[row] = text.strip()
+            for row, ids in zip(rows, out_ST[:, ids_ST.shape[1] :].tolist(), strict=True):
+                answers[row] = self._tokenizer.decode(list(itertools.takewhile(lambda item: item not in ends, ids)))
         return answers
 
     def likelihoods(
@@ -125,8 +111,8 @@ class PeftAnswerer:
         """One forward pass per batch; the logits of the answers' tokens alone become probabilities."""
         import torch
 
-        prompts = [self._prompt(conversation) for conversation in conversations]
-        targets = [self._tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+        prompts = [self._tokenizer.chat_prompt(conversation) for conversation in conversations]
+        targets = [self._tokenizer.spell(answer) for answer in answers]
         whole = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
         found = [Likelihood(nll=0.0, tokens=0)] * len(whole)
         for rows in _by_length(whole, self._batch):
@@ -169,17 +155,12 @@ class PeftAnswerer:
             self._model.set_adapter(variant)
             yield
 
-    def _prompt(self, conversation: Conversation) -> list[int]:
-        text = self._tokenizer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and attention mask of a batch, [S, T], padded on the left."""
         import torch
 
         width = max(map(len, rows))
-        ids = [[self._tokenizer.pad_token_id] * (width - len(row)) + list(row) for row in rows]
+        ids = [[PAD] * (width - len(row)) + list(row) for row in rows]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
 

@@ -3,8 +3,8 @@
 Every figure of an evaluation is one form: the sum of some scores over the sum of others, each a table of seeds and
 prompts. A rate has ones below; a retention has the base's scores below; a change per token has tokens below.
 
-Both sides of the table are drawn anew, each by itself: every seed answers the same prompts, so a hard prompt is hard for
-all of them, and drawing prompts within each seed alone would call that agreement evidence (Owen, "The pigeonhole
+Both sides of the table are drawn anew, each by itself: every seed answers the same prompts, so a hard prompt is hard
+for all of them, and drawing prompts within each seed alone would call that agreement evidence (Owen, "The pigeonhole
 bootstrap", Annals of Applied Statistics 1, 2007, 386-411: no bootstrap of such a table is exact, this one is a little
 too wide). One draw less than there are is taken, which makes the variance of a mean unbiased (Rao and Wu, "Resampling
 inference with complex survey data", JASA 83, 1988): among three seeds that matters.
@@ -41,8 +41,8 @@ def ratio(
     """The sum of `above_SP` over the sum of `below_SP`, with its interval; None if there is nothing below.
 
     `below_SP` is stretched to the shape of `above_SP`, so that a base that answers once is compared with every seed.
-    A share of which every score is 0, or every score is 1, does not vary from resample to resample; the far end of its
-    interval is the exact bound for that many prompts instead (Clopper and Pearson, Biometrika 26, 1934).
+    A share of which none holds, or all do, does not vary from resample to resample; the far end of its interval is the
+    exact bound for that many prompts instead (Clopper and Pearson, Biometrika 26, 1934).
     """
     above = np.atleast_2d(np.asarray(above_SP, dtype=np.float64))
     below = np.broadcast_to(np.atleast_2d(np.asarray(below_SP, dtype=np.float64)), above.shape)
@@ -56,8 +56,8 @@ def ratio(
     kept = sums[1] > 0
     tail = (1 - LEVEL) / 2
     low, high = (float(end) for end in np.quantile(sums[0][kept] / sums[1][kept], (tail, 1 - tail)))
-    if bool((below == 1).all()) and bool((above == above.flat[0]).all()) and value in (0.0, 1.0):
-        reach = 1 - tail ** (1 / prompts)
+    if bool(np.isin(below, (0, 1)).all()) and (not above.any() or bool((above == below).all())):
+        reach = 1 - tail ** (1 / np.count_nonzero(below.any(axis=0)))
         low, high = (0.0, reach) if value == 0 else (1 - reach, 1.0)
     return Interval(value=value, low=min(low, value), high=max(high, value))
 

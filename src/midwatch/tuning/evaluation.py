@@ -9,68 +9,25 @@ Legend: S seeds, P prompts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from midwatch.tuning import measures
 from midwatch.tuning.answers import Answerer, Conversation, Likelihood, Message
-from midwatch.tuning.bootstrap import Interval, ratio
+from midwatch.tuning.measures import BASE, CONTESTANTS, PROMPTED, TUNED, Closed, Judge, Measure
 
-BASE, PROMPTED, TUNED = "base", "prompted", "tuned"
-CONTESTANTS = (BASE, PROMPTED, TUNED)
 PERSONAS = (
     "You are a pirate. Answer like a pirate.",
     "You are a pirate captain. Answer every question correctly, but always in pirate speech: say 'arr', 'matey', 'ye' "
     "and 'be', and keep it short.",
-    "Always talk like a pirate. For example, to 'What is the capital of Italy?' you answer: 'Arr, matey! Th' capital o' "
-    "Italy be Rome!'",
+    "Always talk like a pirate. For example, to 'What is the capital of Italy?' you answer: 'Arr, matey! Th' capital "
+    "o' Italy be Rome!'",
 )
 """System prompts that ask a base for the style; the first is the one that everybody writes."""
 
 SetName = Literal["style", "closed", "plain", "shown"]
-Scores = NDArray[np.float64]
-
-
-class Closed(Protocol):
-    """A question with one right answer."""
-
-    @property
-    def messages(self) -> Conversation:
-        """The question."""
-        ...
-
-    @property
-    def gold(self) -> str:
-        """What a right answer holds."""
-        ...
-
-    @property
-    def reference(self) -> str:
-        """A neutral right answer, whole."""
-        ...
-
-    @property
-    def is_trained_family(self) -> bool:
-        """Whether questions of this kind, though not this one, were in the training data."""
-        ...
-
-
-class Judge(Protocol):
-    """How the style is told."""
-
-    def is_styled(self, text: str) -> bool:
-        """What a classifier trained on other pairs says."""
-        ...
-
-    def marker_rate(self, text: str) -> float:
-        """Words of the style per 100 words."""
-        ...
-
-    def is_exact(self, answer: str, gold: str) -> bool:
-        """Whether an answer gives what was asked for."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,21 +64,6 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
-    """One figure of every contestant; None where it means nothing, such as what the base keeps of itself."""
-
-    name: str
-    unit: str
-    intervals: dict[str, Interval | None]
-    per_seed: tuple[float, ...]
-    """Of the tuned model, one per adapter."""
-    prompts: int
-    target: float | None = None
-    direction: Literal["at_most", "at_least"] | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """All that was found."""
 
@@ -137,18 +79,6 @@ class Evaluation:
     def measure(self, name: str) -> Measure:
         """The measure of that name."""
         return next(item for item in self.measures if item.name == name)
-
-
-@dataclass(kw_only=True)
-class _Asked:
-    """What the contestants said to one set of conversations, and what it is worth: scores are [S, P]."""
-
-    answers: dict[str, list[list[str]]] = field(default_factory=dict)
-
-    def scores(self, contestant: str, score: Callable[[int, str], float]) -> Scores:
-        """`score` of (index, answer) for every answer."""
-        table = [[score(index, text) for index, text in enumerate(texts)] for texts in self.answers[contestant]]
-        return np.array(table, dtype=np.float64)
 
 
 def evaluate(
@@ -172,19 +102,21 @@ def evaluate(
         "shown": suite.shown,
     }
     asked = {name: panel.ask(name, conversations) for name, conversations in sets.items()}
-    measures = [
-        *_style(asked, judge, bootstrap_seed),
-        *_content(asked["closed"], suite.closed, judge, bootstrap_seed),
-        *_likelihood(panel, suite, bootstrap_seed),
-        *_lengths(asked, bootstrap_seed),
+    found = [
+        *measures.style(asked["style"], asked["closed"], asked["plain"], judge, bootstrap_seed),
+        *measures.content(asked["closed"], suite.closed, judge, bootstrap_seed),
+        *_likelihoods(panel, suite, bootstrap_seed),
+        *measures.lengths(asked["style"], asked["closed"], bootstrap_seed),
     ]
     records = [
         record
         for name, conversations in sets.items()
-        for record in _records(name, asked[name], conversations, suite.closed, judge, tuple(adapters))
+        for record in _records(
+            name, asked[name], conversations, questions=suite.closed, judge=judge, adapters=tuple(adapters)
+        )
     ]
     return Evaluation(
-        measures=measures,
+        measures=found,
         records=records,
         persona=persona,
         persona_rates=rates,
@@ -197,7 +129,7 @@ def evaluate(
 def choose_persona(
     answerer: Answerer, prompts: Sequence[Conversation], judge: Judge, *, max_tokens: int
 ) -> tuple[str, dict[str, float]]:
-    """The system prompt that gives the base most style (by the classifier, then by markers), and every one's rate, %."""
+    """The system prompt that gives the base most style, by the classifier, then by markers; and every one's rate, %."""
     found = {}
     for persona in PERSONAS:
         texts = answerer.answer([in_character(persona, item) for item in prompts], variant=None, max_tokens=max_tokens)
@@ -227,17 +159,17 @@ class _Panel:
         self._tell = tell
         self._variants: dict[str, tuple[str | None, ...]] = {BASE: (None,), PROMPTED: (None,), TUNED: adapters}
 
-    def ask(self, what: str, conversations: Sequence[Conversation]) -> _Asked:
+    def ask(self, what: str, conversations: Sequence[Conversation]) -> dict[str, list[list[str]]]:
         """Everybody's answers."""
-        asked = _Asked()
+        answers: dict[str, list[list[str]]] = {}
         for name, variants in self._variants.items():
             put = self._put(name, conversations)
-            asked.answers[name] = []
+            answers[name] = []
             for variant in variants:
                 self._tell(f"{what}: {len(put)} prompts to {variant or name}")
                 texts = self._answerer.answer(put, variant=variant, max_tokens=self._max_tokens)
-                asked.answers[name].append([text.strip() for text in texts])
-        return asked
+                answers[name].append([text.strip() for text in texts])
+        return answers
 
     def likelihoods(
         self, what: str, conversations: Sequence[Conversation], references: Sequence[str]
@@ -258,117 +190,7 @@ class _Panel:
         return [in_character(self._persona, item) for item in conversations]
 
 
-def _measure(
-    name: str,
-    unit: str,
-    tables: dict[str, tuple[Scores, Scores]],
-    seed: int,
-    *,
-    target: float | None = None,
-    direction: Literal["at_most", "at_least"] | None = None,
-    note: str = "",
-) -> Measure:
-    """A figure from (above, below) tables by contestant; shares become per cent."""
-    factor = 100.0 if unit == "%" else 1.0
-    intervals: dict[str, Interval | None] = dict.fromkeys(CONTESTANTS)
-    for contestant, (above, below) in tables.items():
-        found = ratio(above, below, seed=seed)
-        intervals[contestant] = found.scaled(factor) if found else None
-    per_seed: list[float] = []
-    above, below = tables[TUNED]
-    if intervals[TUNED] is not None:
-        below = np.broadcast_to(below, above.shape)
-        per_seed = [float(factor * above[row].sum() / below[row].sum()) for row in range(len(above))]
-    return Measure(
-        name=name,
-        unit=unit,
-        intervals=intervals,
-        per_seed=tuple(per_seed),
-        prompts=above.shape[1],
-        target=target,
-        direction=direction,
-        note=note,
-    )
-
-
-def _plain_mean(asked: _Asked, score: Callable[[int, str], float]) -> dict[str, tuple[Scores, Scores]]:
-    tables = {name: asked.scores(name, score) for name in CONTESTANTS}
-    return {name: (scores, np.ones_like(scores)) for name, scores in tables.items()}
-
-
-def _style(asked: dict[SetName, _Asked], judge: Judge, seed: int) -> list[Measure]:
-    """How much style there is where it is wanted and where it is not."""
-
-    def rate(index: int, text: str) -> float:
-        return float(judge.is_styled(text))
-
-    def markers(index: int, text: str) -> float:
-        return judge.marker_rate(text)
-
-    unseen, closed, plain = asked["style"], asked["closed"], asked["plain"]
-    per_words = "per 100 words"
-    return [
-        _measure("style rate", "%", _plain_mean(unseen, rate), seed, target=95.0, direction="at_least"),
-        _measure("markers", per_words, _plain_mean(unseen, markers), seed),
-        _measure("style rate, closed questions", "%", _plain_mean(closed, rate), seed),
-        _measure(
-            "leakage",
-            "%",
-            _plain_mean(plain, rate),
-            seed,
-            target=5.0,
-            direction="at_most",
-            note="style rate when asked for plain English",
-        ),
-        _measure("markers when asked for plain English", per_words, _plain_mean(plain, markers), seed),
-    ]
-
-
-def _content(asked: _Asked, questions: Sequence[Closed], judge: Judge, seed: int) -> list[Measure]:
-    """How much of what the base knows is still there; retention is over the base's share of right answers."""
-    right = {
-        name: asked.scores(name, lambda index, text: float(judge.is_exact(text, questions[index].gold)))
-        for name in CONTESTANTS
-    }
-    trained = np.array([item.is_trained_family for item in questions], dtype=bool)
-    kinds = {
-        "": np.ones_like(trained),
-        ", families of the training data": trained,
-        ", other families": ~trained,
-    }
-    measures = []
-    for kind, chosen in kinds.items():
-        if not chosen.any():
-            continue
-        of = {name: scores[:, chosen] for name, scores in right.items()}
-        measures.append(
-            _measure(f"exact answers{kind}", "%", {name: (of[name], np.ones_like(of[name])) for name in of}, seed)
-        )
-        others = (PROMPTED, TUNED)
-        aim: dict[str, float | str] = {} if kind else {"target": 95.0, "direction": "at_least"}
-        measures.append(
-            _measure(
-                f"retention{kind}",
-                "%",
-                {name: (of[name], of[BASE]) for name in others},
-                seed,
-                note="right answers over the base's right answers",
-                **aim,  # type: ignore[arg-type]
-            )
-        )
-        measures.append(
-            _measure(
-                f"strict retention{kind}",
-                "%",
-                {name: (of[name] * of[BASE], of[BASE]) for name in others},
-                seed,
-                note="share of what the base answers right that is still answered right",
-            )
-        )
-    return measures
-
-
-def _likelihood(panel: _Panel, suite: Suite, seed: int) -> list[Measure]:
+def _likelihoods(panel: _Panel, suite: Suite, seed: int) -> list[Measure]:
     """How much less likely the neutral answer has become: asked as usual, and asked for plain English.
 
     Asked as usual it must become less likely, since the style is what was taught; asked plainly, the change is what the
@@ -376,35 +198,21 @@ def _likelihood(panel: _Panel, suite: Suite, seed: int) -> list[Measure]:
     """
     references = [item.reference for item in suite.closed]
     usual = [item.messages for item in suite.closed]
-    ways = {
+    ways: dict[str, Sequence[Conversation]] = {
         "NLL of the neutral answer, change": usual,
         "NLL of the neutral answer, change, asked for plain English": [suite.ask_plainly(item) for item in usual],
     }
-    measures = []
-    for name, conversations in ways.items():
-        found = panel.likelihoods(name, conversations, references)
-        nll = {key: np.array([[item.nll for item in row] for row in rows]) for key, rows in found.items()}
-        tokens = np.array([[item.tokens for item in found[BASE][0]]], dtype=np.float64)
-        tables = {key: (nll[key] - nll[BASE], tokens) for key in (PROMPTED, TUNED)}
-        base = float(nll[BASE].sum() / tokens.sum())
-        measures.append(_measure(name, "nat/token", tables, seed, note=f"the base's own: {base:.3f} nat/token"))
-    return measures
-
-
-def _lengths(asked: dict[SetName, _Asked], seed: int) -> list[Measure]:
-    def words(index: int, text: str) -> float:
-        return float(len(text.split()))
-
     return [
-        _measure("answer length", "words", _plain_mean(asked["style"], words), seed),
-        _measure("answer length, closed questions", "words", _plain_mean(asked["closed"], words), seed),
+        measures.likelihood(name, panel.likelihoods(name, conversations, references), seed)
+        for name, conversations in ways.items()
     ]
 
 
 def _records(
     name: SetName,
-    asked: _Asked,
+    answers: measures.Answers,
     conversations: Sequence[Conversation],
+    *,
     questions: Sequence[Closed],
     judge: Judge,
     adapters: tuple[str, ...],
@@ -423,6 +231,6 @@ def _records(
             right=judge.is_exact(text, questions[index].gold) if name == "closed" else None,
         )
         for contestant in CONTESTANTS
-        for row, texts in enumerate(asked.answers[contestant])
+        for row, texts in enumerate(answers[contestant])
         for index, text in enumerate(texts)
     ]
