@@ -46,7 +46,8 @@ def packed_loss(model: Any, batch: dict[str, Tensor], num_items: Tensor | int | 
         "use_cache": False,
         "documents": documents,
     }
-    if isinstance(model, FSDPModule):  # weights are gathered by the forward of the whole, so the head must run in it
+    if isinstance(model, FSDPModule) or not hasattr(model, "get_base_model"):
+        # FSDP gathers weights, and DDP gradients, around the forward of the whole: the head must run in it.
         logits = model(**line, logits_to_keep=at).logits[0].float()
         return cross_entropy(logits, labels, reduction="sum") / (labels.numel() if num_items is None else num_items)
     base: Any = model.get_base_model()
