@@ -111,6 +111,56 @@ def render(evaluation: Evaluation, subject: Subject, *, spans: Spans) -> str:
     )
 
 
+def lines(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """The measures for a terminal: name with unit, the three figures, the tuned one's interval, aim, whether it holds."""
+    found = []
+    for measure in evaluation.measures:
+        figures = [_figure(measure.intervals[name]) for name in CONTESTANTS]
+        verdict = {None: "", True: "yes", False: "no"}[holds(measure)]
+        name = f"{measure.name}, {measure.unit}"
+        found.append((name, *figures, _reach(measure.intervals[TUNED]), _aim(measure), verdict))
+    return found
+
+
+def name_of(adapter: Path) -> str:
+    """What to call an adapter: its recipe's name, or its folder's."""
+    recipe = _read(adapter.parent / "run.json").get("recipe")
+    return str(recipe["name"]) if isinstance(recipe, dict) and "name" in recipe else adapter.resolve().name
+
+
+def facts_of(adapter: Path) -> dict[str, str]:
+    """What a page says of an adapter, from what its run left beside it; less where that is not there."""
+    config, summary = _read(adapter / "adapter_config.json"), _read(adapter.parent / "summary.json")
+    recipe = _read(adapter.parent / "run.json").get("recipe", {})
+    size_mb = (adapter / "adapter_model.safetensors").stat().st_size / 1e6
+    targets = ", ".join(sorted(map(str, config.get("target_modules") or ())))
+    facts = {
+        "adapter": f"rank {config.get('r')}, alpha {config.get('lora_alpha')}, {size_mb:.2f} MB, on {targets}",
+    }
+    if training := recipe.get("training"):
+        facts["recipe"] = (
+            f"{recipe['name']}: {'NF4' if recipe['four_bit'] else 'bfloat16'} base, learning rate "
+            f"{training['learning_rate']:g}, {training['rows'] * training['accumulate']} × {training['row_tokens']} "
+            "tokens a step"
+        )
+    if summary:
+        facts["data"] = f"{summary['conversations']:,} conversations, {summary['tokens']:,} tokens"
+        facts["training"] = (
+            f"{summary['steps']} steps in {summary['total_s'] / 60:.1f} min, {summary['tokens_per_s']:,.0f} tokens/s, "
+            f"loss {summary['first_loss']:.3f} to {summary['last_loss']:.3f}, peak {summary['peak_bytes'] / 2**30:.2f} GiB"
+        )
+    return facts
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object, empty if it is not there or is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _extra(measure: Measure, contestant: str) -> dict[str, float | str]:
     """What an interval is over, and every seed's own figure."""
     extra: dict[str, float | str] = {"interval": f"{LEVEL:.0%} bootstrap", "prompts": measure.prompts}
