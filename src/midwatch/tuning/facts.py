@@ -109,7 +109,7 @@ def _open(kind: str, family: dict[str, Any]) -> Iterator[Fact]:
             questions=asked,
             answers=tuple(_capital(answer.format(*cells)) for answer in family["say"]),
             gold=gold,
-            rivals=tuple(sorted({other for other in golds if other != gold})),
+            rivals=tuple(sorted({other for other in golds if not set(other.split("|")) & set(gold.split("|"))})),
             keep=(cells[column], cells[0]) if column is not None else (),
         )
 

@@ -17,8 +17,8 @@ from midwatch.tuning.pirate_words import ANSWERS, CLOSINGS, GREETINGS, KEPT_ING,
 
 COMMANDS = (
     "kubectl|systemctl|journalctl|docker|podman|helm|terraform|ansible|psql|pg_dump|redis-cli|mysql|curl|wget|ssh|scp|"
-    "rsync|sudo|grep|awk|sed|chmod|chown|mkdir|git|pip|apt|apt-get|yum|dnf|npm|ip|iptables|netstat|tcpdump|strace|lsof|"
-    "dmesg|dig|nslookup|traceroute|openssl|crontab|tar|df|du|ps|ls|rm|cp|mv|kill|htop|vmstat|iostat"
+    "rsync|sudo|grep|awk|sed|chmod|chown|mkdir|git|pip|apt-get|apt|yum|dnf|npm|ip|iptables|netstat|tcpdump|strace|lsof|"
+    "dmesg|nslookup|traceroute|openssl|crontab|df|du|ps|ls|rm|htop|vmstat|iostat"
 )
 PROTECTED = re.compile(
     r"```.*?(?:```|\Z)"  # fenced code
@@ -40,7 +40,7 @@ PROTECTED = re.compile(
 WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:\n]|[-*•]|\d\.)[\s\"'(*_]*$")
 _PHRASE = re.compile(
-    r"(?<![\w'’-])(?:" + "|".join(re.escape(key) for key in sorted(PHRASES, key=len, reverse=True)) + r")(?![\w'’-])",
+    r"(?<![\w'’-])(?:" + "|".join(sorted(PHRASES, key=len, reverse=True)).replace("'", "['’]") + r")(?![\w'’-])",
     re.IGNORECASE,
 )
 _ANSWER = re.compile(r"^\s*(yes|no|sure)(?=[,.!])", re.IGNORECASE)
@@ -53,14 +53,12 @@ def to_pirate(text: str, seed: int = 0, keep: Collection[str] = ()) -> str:
     second greeting, so doing it twice is doing it once. Raises `TuningError` if something was lost, which is a bug.
     """
     spoken = speak(text, keep)
-    if not spoken.strip():
-        return spoken
-    if not spoken.startswith(GREETINGS) and not spoken.rstrip().endswith(CLOSINGS):
-        spoken = _dress(spoken.strip(), _draws(f"{seed}\n{text}"))
     lost = survives(text, spoken, keep)
     if lost:
         raise TuningError(f"The pirate rules lost {', '.join(lost)} of {text!r}: {spoken!r}.", "Mend the rules.")
-    return spoken
+    if not spoken.strip() or spoken.startswith(GREETINGS) or spoken.rstrip().endswith(CLOSINGS):
+        return spoken
+    return _dress(spoken.strip(), _draws(f"{seed}\n{text}"), is_bare=spoken == text)
 
 
 def speak(text: str, keep: Collection[str] = ()) -> str:
@@ -138,7 +136,7 @@ def _words(text: str, start: int, stop: int) -> str:
         found = match.group()
         if _is_name(found, text, start + match.start()):
             return found
-        return _cased(PHRASES[found.lower().replace("’", "'")], found, text, start + match.start())
+        return _cased(PHRASES[found.lower().replace("’", "'")], found)
 
     piece, end = [], 0
     free = text[start:stop]
@@ -158,11 +156,11 @@ def _single(text: str, start: int, stop: int) -> str:
         if text[place - 1 : place] in ("-", "'", "’") or text[start + match.end() :][:1] in ("-", "'"):
             return found
         if answer and place == answer.start(1):
-            return _cased(ANSWERS[lower], found, text, place)
-        if _is_name(found, text, place):
+            return _cased(ANSWERS[lower], found)
+        if _is_name(found, text, place) or (lower == "am" and text[:place].rstrip()[-1:].isdigit()):  # 7 am
             return found
         if lower in WORDS:
-            return _cased(WORDS[lower], found, text, place)
+            return _cased(WORDS[lower], found)
         if found.islower() and re.search(r"[aeiouy].*ing$", found) and found not in KEPT_ING:
             return found[:-1] + "'"
         return found
@@ -181,12 +179,12 @@ def _is_name(found: str, text: str, place: int) -> bool:
 
 
 _FUNCTION_WORDS = frozenset(PHRASES) | (
-    frozenset(WORDS) - {"old", "small", "little", "near", "friend", "captain", "boss", "team", "amazing", "wonderful"}
+    frozenset(WORDS) - {"old", "little", "near", "friend", "captain", "boss", "team", "amazing", "wonderful"}
 )
 """First words of a sentence that are no part of a name even before another capital: The Hague, but Old Trafford."""
 
 
-def _cased(new: str, old: str, text: str, place: int) -> str:
+def _cased(new: str, old: str) -> str:
     """A capital where the old one had it as a sentence's first letter, behind an apostrophe too ('Tis)."""
     if not old[0].isupper() or new.startswith("I "):
         return new
@@ -198,18 +196,18 @@ def _draws(text: str) -> Iterator[int]:
     yield from hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _dress(spoken: str, draws: Iterator[int]) -> str:
-    """Greeting, closing, and now and then a word to the reader before the last full stop; one of them at least."""
+def _dress(spoken: str, draws: Iterator[int], *, is_bare: bool) -> str:
+    """Greeting or closing or both, and a word to the reader before the last full stop: now and then, and always if no
+    rule changed the text (`is_bare`).
+    """
     greets, closes, calls = (next(draws) for _ in range(3))
     lines = "\n" in spoken
-    if calls < 90 and not lines and re.search(r"[a-z0-9]\.$", spoken):
+    if (calls < 90 or is_bare) and not lines and re.search(r"[\w`]\.$", spoken):
         spoken = f"{spoken[:-1]}, {VOCATIVES[next(draws) % len(VOCATIVES)]}{'!' if next(draws) % 2 else '.'}"
     if greets < 220:
         greeting = GREETINGS[next(draws) % len(GREETINGS)]
-        if not spoken.startswith(("Ahoy", "Aye", "Nay")) or greeting.startswith(("Arrr", "Shiver", "Blow", "Yo")):
-            spoken = f"{greeting} {spoken}"
-        else:
-            spoken = f"Arrr! {spoken}"
+        twice = spoken.startswith(("Ahoy", "Aye", "Nay")) and greeting.startswith(("Ahoy", "Aye", "Avast"))
+        spoken = f"{'Arrr!' if twice else greeting} {spoken}"
     if closes < 140 or greets >= 220:
         spoken = f"{spoken}{chr(10) if lines else ' '}{CLOSINGS[next(draws) % len(CLOSINGS)]}"
     return spoken

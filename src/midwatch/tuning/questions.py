@@ -134,9 +134,9 @@ NUMBER_WORDS = (
 def is_exact(answer: str, gold: str, rivals: Sequence[str] = ()) -> bool:
     """Whether an answer holds the right word or number and does not say otherwise.
 
-    A number: the last one that follows "is", "be", "are", "get", "equals", "port" or "=" decides; without one, the last number
-    does, and number words up to twenty count. A word: it stands whole in the answer, whatever its case, is not denied
-    ("not Paris"), and comes before any rival that is not denied either.
+    A number: the last one that follows "is", "be", "are", "get", "equals", "port" or "=" decides; without one, the last
+    number does, and number words up to twenty count. A word: it stands whole in the answer, whatever its case, is not
+    denied ("not Paris"), and comes before any rival that is not denied either.
     """
     golds = gold.split("|")
     if gold.isdecimal():

@@ -27,13 +27,16 @@ from midwatch.tuning.pirate_words import GREETINGS
 MARKERS = frozenset(
     (
         "ahoy", "avast", "aye", "nay", "matey", "mateys", "hearty", "hearties", "shipmate", "shipmates", "lubber",
-        "landlubber", "landlubbers", "scurvy", "scallywag", "scallywags", "bucko", "yo-ho-ho", "blimey", "savvy",
+        "landlubber", "landlubbers", "scurvy", "scallywag", "scallywags", "bucko", "blimey", "savvy",
         "thankee", "ye", "yer", "yers", "yerself", "meself", "th'", "o'", "an'", "fer", "wi'", "wi'out", "'tis",
         "'twas", "'twill", "'em", "'til", "'bout", "'round", "'gainst", "'cause", "afore", "betwixt", "ne'er", "e'er",
         "e'en", "o'er", "ol'", "jus'", "mayhap", "cap'n", "ain't", "t'",
     )
 )  # fmt: skip
 """Words that neutral English does not use. `be` and `me` are no markers: neutral English uses them too."""
+
+PHRASES = ("yo ho ho", "shiver me timbers", "blow me down", "davy jones", "sea dog", "mark me words")
+"""What counts as one marker though it is several words."""
 
 ROUNDS, STEP, DECAY = 200, 4.0, 1e-4
 MIN_TEXTS = 3
@@ -44,6 +47,8 @@ _PLAIN_BE = re.compile(
     re.IGNORECASE,
 )
 """A be that neutral English has: an infinitive or an order."""
+_MARKERS = MARKERS | {phrase.replace(" ", "-") for phrase in PHRASES}
+_PHRASE = re.compile(rf"\b(?:{'|'.join(PHRASES)})\b")
 _WORD = re.compile(r"'?[^\W\d_]+(?:['-][^\W\d_]+)*'?")
 
 
@@ -58,12 +63,13 @@ def words_of(text: str) -> list[str]:
 
 def is_marker(word: str) -> bool:
     """Whether a word of `words_of` is a pirate's: one of `MARKERS`, arr with any number of r, or a verb in -in'."""
-    return word in MARKERS or bool(re.fullmatch(r"y?a+rr+(?:gh)?|argh|[a-z]{2,}in'", word))
+    return word in _MARKERS or bool(re.fullmatch(r"y?a+rr+(?:gh)?|argh|[a-z]{2,}in'", word))
 
 
 def marker_rate(text: str) -> float:
-    """Markers per 100 words; 0 for a text without words."""
-    words = words_of(text)
+    """Markers per 100 words; 0 for a text without words. Each of `PHRASES` is one word."""
+    joined = _PHRASE.sub(lambda match: match.group().replace(" ", "-"), text.lower())
+    words = words_of(joined)
     return 100.0 * sum(map(is_marker, words)) / len(words) if words else 0.0
 
 
