@@ -192,10 +192,10 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
 
 def _conversations(recipe: Recipe) -> list[Conversation]:
     wanted, source = recipe.data.conversations, recipe.data.source
-    if source in datasets.names():
+    if source in datasets.DEFAULT_CONVERSATIONS:
         return datasets.make(source, wanted, seed=recipe.training.seed)
     if not Path(source).is_file():
-        known = ", ".join(datasets.names())
+        known = ", ".join(datasets.DEFAULT_CONVERSATIONS)
         raise TuningError(
             f"data.source is {source!r}, which is neither a file nor a data set that Midwatch makes.",
             f"Name a file of JSON lines of chat messages, or one of: {known}.",
