@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,14 @@ from midwatch.tuning.tokenizer_files import write_tokenizer
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 CONVERTED = ("llama", "qwen2", "qwen3")
+
+
+def dtype_of(name: str) -> Dtype:
+    """The dtype of that name. Raises `TuningError` for a name of none."""
+    known: dict[str, Dtype] = {item: item for item in get_args(Dtype)}
+    if name not in known:
+        raise TuningError(f"{name[:40]!r} is no dtype to convert to.", f"Choose {', '.join(known)}.")
+    return known[name]
 
 
 def convert(
@@ -62,13 +71,14 @@ def converted(
         return target
     with only_one(target.with_name(f".{target.name}.lock"), on_wait):
         if not is_whole(target):
+            shutil.rmtree(target, ignore_errors=True)  # somebody took files out of it
             _convert(found, target, dtype, tools)
     return target
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """A GGUF file, what people call it, and its hash."""
+    """A GGUF file, what people call it (empty if not said), and its hash."""
 
     path: Path
     name: str
@@ -86,8 +96,6 @@ def _read(source: Path, name: str, tools: Tools) -> _Source:
 def _convert(source: _Source, target: Path, dtype: Dtype, tools: Tools) -> Path:
     import torch
 
-    if dtype not in get_args(Dtype):
-        raise TuningError(f"{dtype!r} is no dtype to convert to.", f"Choose one of {', '.join(get_args(Dtype))}.")
     checkpoint = GGUFCheckpoint(source.path)
     config, gguf = checkpoint.config, checkpoint.file
     if config.architecture not in CONVERTED:
@@ -109,15 +117,15 @@ def _convert(source: _Source, target: Path, dtype: Dtype, tools: Tools) -> Path:
         "general": {key: value for key, value in gguf.metadata.items() if key.startswith("general.")},
     }
     with new_folder(target, provenance) as folder:
-        weights = sum(math.prod(tensor_shape(config, theirs)) for theirs in names)
-        need_space(folder, weights * kind.itemsize, tools)
+        total_bytes = sum(math.prod(tensor_shape(config, theirs)) for theirs in names) * kind.itemsize
+        need_space(folder, total_bytes, tools)
         provenance["tokenizer"] = write_tokenizer(gguf, folder, context_length=config.context_length)
         write_json(folder / "config.json", hugging_face_config(config, dtype, _ids(folder)))
         writer = TensorWriter(folder)
-        for index, theirs in enumerate(names):
+        for theirs in names:
             values = dequantize(checkpoint.tensor(theirs), kind)
             writer.add(hugging_face_name(theirs), values[0] if _is_vector(theirs) else values)
-            tools.progress("converting", index + 1, len(names))
+            tools.progress("converting", writer.total_bytes, total_bytes)
         checkpoint.check_all_taken()
         writer.close()
     return target

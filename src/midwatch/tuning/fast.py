@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.functional import cross_entropy
 
 from midwatch.tuning import attention
 from midwatch.tuning.attention import Documents
@@ -35,15 +37,20 @@ def packed_loss(model: Any, batch: dict[str, Tensor], num_items: Tensor | int | 
     positions restart at 0 where a document begins. `num_items`, if given, divides the sum instead of the batch's own
     count: the counted tokens of all batches of one optimizer step.
     """
-    base: Any = model.get_base_model()
     documents = Documents.of(batch["position_ids"])
     at, labels = counted(batch["labels"])
-    hidden = base.model(
-        input_ids=batch["input_ids"].reshape(1, -1),
-        position_ids=batch["position_ids"].reshape(1, -1),
-        attention_mask=batch["position_ids"].new_ones(1, 1, 1, 1),  # four dimensions: taken as is, so none is built
-        use_cache=False,
-        documents=documents,
-    ).last_hidden_state[0]
+    line = {
+        "input_ids": batch["input_ids"].reshape(1, -1),
+        "position_ids": batch["position_ids"].reshape(1, -1),
+        "attention_mask": batch["position_ids"].new_ones(1, 1, 1, 1),  # four dimensions: taken as is, so none is built
+        "use_cache": False,
+        "documents": documents,
+    }
+    if isinstance(model, FSDPModule) or not hasattr(model, "get_base_model"):
+        # FSDP gathers weights, and DDP gradients, around the forward of the whole: the head must run in it.
+        logits = model(**line, logits_to_keep=at).logits[0].float()
+        return cross_entropy(logits, labels, reduction="sum") / (labels.numel() if num_items is None else num_items)
+    base: Any = model.get_base_model()
+    hidden = base.model(**line).last_hidden_state[0]
     total = completion_loss(hidden.index_select(0, at), base.lm_head.weight, labels)
     return total / (labels.numel() if num_items is None else num_items)

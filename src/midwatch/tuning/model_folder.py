@@ -43,7 +43,7 @@ class TensorWriter:
         self._waiting: dict[str, torch.Tensor] = {}
         self._waiting_bytes = 0
         self._shards: list[list[str]] = []
-        self._total_bytes = 0
+        self.total_bytes = 0
 
     def add(self, name: str, values: torch.Tensor) -> None:
         """Take one tensor; it must not change afterwards."""
@@ -51,7 +51,7 @@ class TensorWriter:
             self._flush()
         self._waiting[name] = values.contiguous()
         self._waiting_bytes += values.nbytes
-        self._total_bytes += values.nbytes
+        self.total_bytes += values.nbytes
 
     def close(self) -> None:
         """Write what is left, and the index if there are several shards."""
@@ -62,7 +62,7 @@ class TensorWriter:
             (self._folder / f"shard-{index}").rename(self._folder / name)
         if count > 1:
             weight_map = {tensor: name for name, held in zip(names, self._shards, strict=True) for tensor in held}
-            write_json(self._folder / INDEX, {"metadata": {"total_size": self._total_bytes}, "weight_map": weight_map})
+            write_json(self._folder / INDEX, {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map})
 
     def _flush(self) -> None:
         if not self._waiting:

@@ -42,13 +42,12 @@ PHRASES = {
     "a lot of": "a boatload o'",
     "lots of": "boatloads o'",
     "look at": "cast yer eye on",
-    "look for": "keep a weather eye out for",
-    "look out for": "keep a weather eye out for",
+    "look for": "keep a weather eye out fer",
+    "look out for": "keep a weather eye out fer",
     "have a look at": "cast yer eye on",
-    "watch for": "keep a weather eye out for",
+    "watch for": "keep a weather eye out fer",
     "make sure": "make certain sure",
     "as well as": "along wi'",
-    "at once": "smartly",
     "right away": "smartly",
     "i think": "I reckon",
     "i believe": "I reckon",
@@ -148,8 +147,26 @@ ANSWERS = {"yes": "aye", "no": "nay", "sure": "aye"}
 """Words that are changed only where they answer: first in a text, with a comma, full stop or exclamation mark."""
 
 KEPT_ING = frozenset(
-    "ceiling sibling siblings darling duckling gosling sapling yearling fledgling seedling shilling sterling inkling "
-    "being lightning viking wellbeing cling".split()
+    [
+        "ceiling",
+        "sibling",
+        "siblings",
+        "darling",
+        "duckling",
+        "gosling",
+        "sapling",
+        "yearling",
+        "fledgling",
+        "seedling",
+        "shilling",
+        "sterling",
+        "inkling",
+        "being",
+        "lightning",
+        "viking",
+        "wellbeing",
+        "cling",
+    ]
 )
 
 GREETINGS = (
@@ -240,13 +257,8 @@ def speak(text: str, keep: Collection[str] = ()) -> str:
 
 def survives(neutral: str, pirate: str, keep: Collection[str] = ()) -> list[str]:
     """What the pirate text lost of the neutral one: numbers, number words, negations, names, code, units, `keep`."""
-    lost: list[str] = []
-    for what, found in _essentials(neutral, keep).items():
-        for item, count in found.items():
-            pattern = rf"(?<![\w]){re.escape(item)}(?![\w])" if item[:1].isalnum() and item[-1:].isalnum() else None
-            there = len(re.findall(pattern, pirate)) if pattern else pirate.count(item)
-            if there < count:
-                lost.append(f"{what} {item}")
+    kept, there = _essentials(neutral, keep), _essentials(pirate, keep, everywhere=True)
+    lost = [f"{what} {item}" for what, found in kept.items() for item in found - there[what]]
     refusals = len(_NEGATION.findall(neutral)) - len(_NEGATION.findall(pirate))
     if refusals > 0:
         lost.append(f"negation ×{refusals}")
@@ -266,16 +278,16 @@ _UNIT = re.compile(
 )
 
 
-def _essentials(text: str, keep: Collection[str]) -> dict[str, Counter[str]]:
-    """What a reader must still find, counted."""
+def _essentials(text: str, keep: Collection[str], *, everywhere: bool = False) -> dict[str, Counter[str]]:
+    """What a reader must still find, counted. A capital that begins a sentence makes a name only if `everywhere`."""
     code = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
     prose = re.sub(r"```.*?```|`[^`\n]+`", " ", text, flags=re.DOTALL)
     names = [
         match.group()
-        for match in re.finditer(r"(?<![\w'’])[A-Z][A-Za-z]+", prose)
-        if not _SENTENCE_END.search(prose[: match.start()])
+        for match in re.finditer(r"(?<![\w'’])[A-Z][A-Za-z]+(?!\w)", prose)
+        if everywhere or not _SENTENCE_END.search(prose[: match.start()])
     ]
-    kept = [word for word in keep for _ in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
+    kept = [word for word in set(keep) for _ in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
     return {
         "code": Counter(code),
         "number": Counter(re.findall(r"\d+(?:[.,:]\d+)*", prose)),
@@ -351,8 +363,39 @@ def _is_name(found: str, text: str, place: int) -> bool:
 
 
 _FUNCTION_WORDS = frozenset(
-    "the you your my is are am isn't aren't and of for with without before between among while until about around "
-    "against over never ever even hello hi hey thanks okay".split()
+    [
+        "the",
+        "you",
+        "your",
+        "my",
+        "is",
+        "are",
+        "am",
+        "isn't",
+        "aren't",
+        "and",
+        "of",
+        "for",
+        "with",
+        "without",
+        "before",
+        "between",
+        "among",
+        "while",
+        "until",
+        "about",
+        "around",
+        "against",
+        "over",
+        "never",
+        "ever",
+        "even",
+        "hello",
+        "hi",
+        "hey",
+        "thanks",
+        "okay",
+    ]
 ) | set(PHRASES)
 
 

@@ -33,8 +33,11 @@ def write_tokenizer(gguf: GGUF, folder: Path, *, context_length: int) -> dict[st
     parts = from_gguf(gguf)
     types: list[int] = metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(parts.tokens))
     _write_tokenizer_json(gguf, parts, types, folder / "tokenizer.json")
-    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _NAMED_IDS.items()}
-    ids = {name: index for name, index in ids.items() if isinstance(index, int) and index < len(parts.tokens)}
+    ids: dict[str, int] = {}
+    for name, key in _NAMED_IDS.items():
+        index = metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if isinstance(index, int) and 0 <= index < len(parts.tokens):
+            ids[name] = index
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,

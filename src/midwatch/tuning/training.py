@@ -17,6 +17,7 @@ import math
 import os
 import resource
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import Trainer, TrainingArguments
+from accelerate import PartialState
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from midwatch.engine.tokenizer import open_tokenizer
 from midwatch.errors import TuningError
@@ -106,9 +108,13 @@ def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume:
     base = find_base(recipe.base, cache_dir)
     data = load_data(recipe, base)
     watcher.stage(_describe(data))
-    checkpoint = _open_out(out, recipe, base, data, watcher, resume=resume)
+    processes = PartialState(cpu=device.type == "cpu")
+    if processes.is_main_process:
+        _open_out(out, recipe, base, data, resume=resume)
+    processes.wait_for_everyone()
+    checkpoint = checkpoints.latest(out / "checkpoints", watcher.stage) if resume else None
     watcher.stage(f"Loading {'NF4' if recipe.four_bit else 'bfloat16'} weights on {device}")
-    model = load_base(base, four_bit=recipe.four_bit, device=device, sharded=world > 1)
+    model = load_base(base, four_bit=recipe.four_bit, device=device, sharded=_launched())
     model = with_adapter(model, recipe.lora, seed=recipe.training.seed)
     fast.prepare(model, checkpointing=recipe.training.gradient_checkpointing)
     steps = total_steps(recipe, len(data.rows), world)
@@ -127,12 +133,16 @@ def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume:
         data_collator=_stack,
         callbacks=[callback],
     )
+    trainer.remove_callback(PrinterCallback)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch, peft and transformers warn each other of what they deprecate
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     training_s = time.monotonic() - started
     adapter = out / "adapter"
-    if trainer.is_world_process_zero():
+    if processes.is_main_process:
         _save_adapter(trainer, adapter, recipe, base)
+    processes.wait_for_everyone()
     metrics = read_metrics(out / "metrics.jsonl")
     summary = RunSummary(
         adapter=adapter,
@@ -149,7 +159,7 @@ def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume:
         total_s=time.monotonic() - began,
         peak_bytes=_peak_bytes(device),
     )
-    if trainer.is_world_process_zero():
+    if processes.is_main_process:
         write_card(adapter, recipe, summary, data.sha256)
         (out / "summary.json").write_text(
             json.dumps({**asdict(summary), "adapter": str(adapter.name)}, indent=1) + "\n", encoding="utf-8"
@@ -182,10 +192,10 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
 
 def _conversations(recipe: Recipe) -> list[Conversation]:
     wanted, source = recipe.data.conversations, recipe.data.source
-    if source in datasets.names():
+    if source in datasets.DEFAULT_CONVERSATIONS:
         return datasets.make(source, wanted, seed=recipe.training.seed)
     if not Path(source).is_file():
-        known = ", ".join(datasets.names())
+        known = ", ".join(datasets.DEFAULT_CONVERSATIONS)
         raise TuningError(
             f"data.source is {source!r}, which is neither a file nor a data set that Midwatch makes.",
             f"Name a file of JSON lines of chat messages, or one of: {known}.",
@@ -194,10 +204,8 @@ def _conversations(recipe: Recipe) -> list[Conversation]:
     return found[:wanted] if wanted else found
 
 
-def _open_out(
-    out: Path, recipe: Recipe, base: Path, data: Data, watcher: Watcher, *, resume: bool
-) -> Path | None:
-    """Make the run's folder, or check that the one there is of the same run. Returns the checkpoint to go on from."""
+def _open_out(out: Path, recipe: Recipe, base: Path, data: Data, *, resume: bool) -> None:
+    """Make the run's folder, or check that the one there is of the same run."""
     described = {"recipe": recipe.model_dump(mode="json"), "data_sha256": data.sha256}
     path = out / RUN
     if path.is_file():
@@ -205,11 +213,10 @@ def _open_out(
             raise TuningError(f"{out} holds a run already.", "Go on with it by --resume, or name another --out.")
         _check_same_run(path, described)
         identity.check(out, base)
-        return checkpoints.latest(out / "checkpoints", watcher.stage)
+        return
     out.mkdir(parents=True, exist_ok=True)
     identity.write(out, base)
     path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    return None
 
 
 def _check_same_run(path: Path, described: dict[str, Any]) -> None:
@@ -263,7 +270,24 @@ def _arguments(recipe: Recipe, folder: Path, steps: int, device: torch.device, w
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
+        ddp_backend=None if device.type == "cuda" else "gloo",
+        **_sharding(device),
     )
+
+
+def _launched() -> bool:
+    """Whether torchrun started this process."""
+    return "WORLD_SIZE" in os.environ
+
+
+def _sharding(device: torch.device) -> dict[str, Any]:
+    """Under torchrun, FSDP2: each GPU holds its share of every layer and gathers the rest when it is needed.
+
+    On CPUs accelerate shards nothing: every process holds the whole model, and gradients are averaged.
+    """
+    if not _launched() or device.type == "cpu":
+        return {}
+    return {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
 
 
 def _stack(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
