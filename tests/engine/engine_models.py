@@ -46,17 +46,7 @@ def write_tiny_gguf(
     writer.add_head_count_kv(2)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    letters = [chr(code) for code in visible] + [chr(256 + index) for index in range(len(hidden))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "ab"])
-    writer.add_token_types([3, 3, 3] + [1] * 257)
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(2)
-    if template is not None:
-        writer.add_chat_template(template)
+    add_byte_tokenizer(writer, template)
     for key, value in (metadata or {}).items():
         adders = {str: writer.add_string, float: writer.add_float32, int: writer.add_int32}
         writer.kv_data[0].pop(f"{architecture}.{key}", None)
@@ -95,6 +85,21 @@ def write_tiny_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def add_byte_tokenizer(writer: gguf.GGUFWriter, template: str | None, *, pre: str = "smollm") -> None:
+    """A tokenizer over bytes: 260 tokens, three of them control tokens, one a merge."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    letters = [chr(code) for code in visible] + [chr(256 + index) for index in range(len(hidden))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "ab"])
+    writer.add_token_types([3, 3, 3] + [1] * 257)
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(2)
+    if template is not None:
+        writer.add_chat_template(template)
 
 
 def run_all(engine: Engine) -> Iterator[Output]:

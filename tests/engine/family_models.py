@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import gguf
 import numpy as np
 import torch
 
-from midwatch.engine.gguf_checkpoint import _NAMES as GGUF_NAMES
-from midwatch.engine.safetensors_checkpoint import _GEMMA_NAMES, _NAMES
+from midwatch.engine.gguf_checkpoint import TENSOR_NAMES as GGUF_NAMES
+from midwatch.engine.safetensors_checkpoint import _GEMMA_NAMES, TENSOR_NAMES
 
 SHAPE = {
     "vocab_size": 128,
@@ -53,13 +54,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_peer(name: str) -> Any:
-    """transformers' model of a family, every number of it random, float32."""
+def make_peer(name: str, **changes: Any) -> Any:
+    """transformers' model of a family, every number of it random, float32. `changes`: of its config."""
     import transformers
 
     family, settings = FAMILIES[name]
     config_class = transformers.Gemma3TextConfig if family == "Gemma3" else getattr(transformers, f"{family}Config")
-    config = config_class(**{**SHAPE, **settings})
+    config = config_class(**{**SHAPE, **settings, **changes})
     config._attn_implementation = "eager"
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -72,8 +73,10 @@ def make_peer(name: str) -> Any:
     return model.eval()
 
 
-def write_family_gguf(name: str, model: Any, path: Path) -> Path:
-    """The same model as llama.cpp's converter would write it, float32."""
+def write_family_gguf(
+    name: str, model: Any, path: Path, *, more: Callable[[gguf.GGUFWriter], None] = lambda writer: None
+) -> Path:
+    """The same model as llama.cpp's converter would write it, float32. `more` may add metadata."""
     config, family = model.config, FAMILIES[name][0].lower()
     writer = gguf.GGUFWriter(path, family)
     writer.add_block_count(config.num_hidden_layers)
@@ -87,6 +90,7 @@ def write_family_gguf(name: str, model: Any, path: Path) -> Path:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
+    more(writer)
     rope = config.rope_parameters
     if family == "gemma3":
         writer.add_sliding_window(config.sliding_window)
@@ -99,7 +103,7 @@ def write_family_gguf(name: str, model: Any, path: Path) -> Path:
         plain = rope["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
         factors = plain / model.model.rotary_emb.inv_freq.double().numpy()
         writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
-    theirs = {value: key for key, value in (_GEMMA_NAMES if family == "gemma3" else _NAMES).items()}
+    theirs = {value: key for key, value in (_GEMMA_NAMES if family == "gemma3" else TENSOR_NAMES).items()}
     for full_name, value in model.state_dict().items():
         if full_name == "lm_head.weight" and config.tie_word_embeddings:
             continue

@@ -1,10 +1,11 @@
-"""`midwatch models pull` and `midwatch models list`: bring weights here, and show which are here."""
+"""`midwatch models pull`, `list` and `convert`: bring weights here, show them, write them for transformers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Fetch weights and list those that are here.")
     group.command("pull", help="Fetch a model, check its hash, and keep it in the cache.")(pull)
     group.command("list", help="Show the models in the cache: size, quantization, licence, place.")(list_models)
+    group.command("convert", help="Write a GGUF model as a folder that transformers, peft and vLLM read.")(convert)
     app.add_typer(group, name="models")
 
 
@@ -74,6 +76,49 @@ def list_models(as_json: Annotated[bool, JSON_OPTION] = False) -> None:
         table.add_row(*(escape(cell) for cell in cells))
     console = Console()
     console.print(table, soft_wrap=not console.is_terminal)
+
+
+def convert(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A model that has been pulled, or the path of a GGUF file; the settings' model if absent."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Folder to write; a place in the cache if absent.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    as_json: Annotated[bool, JSON_OPTION] = False,
+) -> None:
+    """Write one model as a folder of safetensors; it is there whole or not at all."""
+    from midwatch import settings as settings_module
+    from midwatch.engine import hub
+    from midwatch.engine.download import Tools
+    from midwatch.tuning import convert as converting
+
+    settings = settings_module.load()
+    name, kind = name or settings.engine.model, converting.dtype_of(dtype)
+    source = hub.resolve(name, settings.cache_dir)
+    known_as = name if ":" in name else ""  # a path says more of this machine than of the model
+    with _progress_bar() as progress:
+        tools = Tools(progress=progress)
+        folder = (
+            converting.convert(source, to, dtype=kind, name=known_as, tools=tools)
+            if to is not None
+            else converting.converted(
+                source,
+                settings.cache_dir,
+                dtype=kind,
+                name=known_as,
+                tools=tools,
+                on_wait=lambda: typer.echo("Another conversion of this model is running; waiting for it.", err=True),
+            )
+        )
+    size_bytes = sum(item.stat().st_size for item in folder.iterdir())
+    if as_json:
+        typer.echo(json.dumps({"name": name, "dtype": kind, "size_bytes": size_bytes, "path": str(folder)}))
+    else:
+        typer.echo(f"{name}: {size_bytes / 1e6:.0f} MB, {kind}")
+        typer.echo(f"  {folder}")
 
 
 def _as_dict(model: Model) -> dict[str, Any]:

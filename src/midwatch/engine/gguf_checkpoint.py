@@ -41,7 +41,7 @@ _UNSUPPORTED = (
     "attention.clamp_kqv",
     "rope.scaling.yarn_log_multiplier",
 )
-_NAMES = {
+TENSOR_NAMES = {
     "embedding": "token_embd.weight",
     "head": "output.weight",
     "final_norm": "output_norm.weight",
@@ -75,7 +75,7 @@ class GGUFCheckpoint:
         """The tensor of that name. Raises `ModelError` if it is missing or has another shape than the config asks."""
         layer, _, kind = name.rpartition(".")
         shape = tensor_shape(self.config, name)
-        theirs = layer.replace("layers.", "blk.", 1) + "." * bool(layer) + _NAMES[kind]
+        theirs = layer.replace("layers.", "blk.", 1) + "." * bool(layer) + TENSOR_NAMES[kind]
         found = self.file.tensor(theirs, shape if shape[0] > 1 else shape[1:])
         blocks = found.blocks
         if self.config.architecture == "llama" and kind in ("q", "k"):

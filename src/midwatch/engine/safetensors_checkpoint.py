@@ -46,7 +46,7 @@ _UNSUPPORTED = (
     "use_bidirectional_attention",
     "quantization_config",
 )
-_NAMES = {
+TENSOR_NAMES = {
     "embedding": "model.embed_tokens.weight",
     "head": "lm_head.weight",
     "final_norm": "model.norm.weight",
@@ -66,7 +66,7 @@ _NAMES = {
     "down": "mlp.down_proj.weight",
 }
 _GEMMA_NAMES = {
-    **_NAMES,
+    **TENSOR_NAMES,
     "post_attn_norm": "post_attention_layernorm.weight",
     "mlp_norm": "pre_feedforward_layernorm.weight",
     "post_mlp_norm": "post_feedforward_layernorm.weight",
@@ -80,11 +80,11 @@ class SafetensorsCheckpoint:
         self.path = path
         self.config = _read_config(path / "config.json")
         self._gemma = self.config.architecture == "gemma3"
-        self._names = _GEMMA_NAMES if self._gemma else _NAMES
-        self._files = _open_files(path)
+        self._names = _GEMMA_NAMES if self._gemma else TENSOR_NAMES
+        self._files = open_files(path)
         self._left = {name for name in self._files if not name.endswith("rotary_emb.inv_freq")}
         if self.config.tied_embeddings:
-            self._left.discard(_NAMES["head"])
+            self._left.discard(TENSOR_NAMES["head"])
 
     def tensor(self, name: str) -> BlockTensor:
         """The tensor of that name. Raises `ModelError` if it is missing or has another shape than the config asks."""
@@ -157,8 +157,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _open_files(path: Path) -> dict[str, Any]:
-    """The open file of every tensor, by name."""
+def open_files(path: Path) -> dict[str, Any]:
+    """The open file of every tensor of a folder, by name. Raises `ModelError` for what is missing or damaged."""
     if (path / INDEX).is_file():
         names = read_json(path / INDEX).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
@@ -268,21 +268,23 @@ def _rope(fields: Fields, family: str, layer_type: str, head_dim: int) -> tuple[
     if kind == "linear":
         return base, (rope.number("factor"),) * (head_dim // 2)
     if kind == "llama3":
-        return base, _llama3_factors(rope, base, head_dim)
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+        if not low < high:
+            raise ModelError(f"{fields.path}: low_freq_factor must be below high_freq_factor.")
+        factor, context = rope.number("factor"), rope.number("original_max_position_embeddings")
+        return base, llama3_factors(base, head_dim, factor=factor, low=low, high=high, context=context)
     raise ModelError(
         f"{fields.path} scales rotary positions by {str(kind)[:40]!r}; the engine runs default, linear and llama3."
     )
 
 
-def _llama3_factors(rope: Fields, base: float, head_dim: int) -> tuple[float, ...]:
+def llama3_factors(
+    base: float, head_dim: int, *, factor: float, low: float, high: float, context: float
+) -> tuple[float, ...]:
     """Llama 3.1's divisors: none for waves that fit the original context often, `factor` for those that do not fit it.
 
     In between, the frequency is a mix of both. Source: transformers, `_compute_llama3_parameters`.
     """
-    factor, context = rope.number("factor"), rope.number("original_max_position_embeddings")
-    low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
-    if not low < high:
-        raise ModelError(f"{rope.path}: low_freq_factor must be below high_freq_factor.")
     divisors = []
     for index in range(0, head_dim, 2):
         turns = context * base ** (-index / head_dim) / (2 * math.pi)  # of this pair, over the original context

@@ -85,7 +85,7 @@ def from_gguf(gguf: GGUF) -> Vocabulary:
     space_prefix = kind == "llama" and metadata.get("tokenizer.ggml.add_space_prefix") is not False
     byte_ids: dict[int, int] = {}
     if kind == "gpt2":
-        backend = _byte_level_bpe(gguf, tokens, metadata.get("tokenizer.ggml.pre"))
+        backend = byte_level_bpe(gguf, tokens, metadata.get("tokenizer.ggml.pre"))
         spell = plain_encoder(backend, tokens, frozenset(special_ids.values()) | control_ids, byte_level=True)
     else:
         byte_ids = byte_tokens(tokens, types)
@@ -111,7 +111,7 @@ def from_gguf(gguf: GGUF) -> Vocabulary:
     )
 
 
-def _byte_level_bpe(gguf: GGUF, tokens: list[str], split: object) -> tokenizers.Tokenizer:
+def byte_level_bpe(gguf: GGUF, tokens: list[str], split: object) -> tokenizers.Tokenizer:
     """A BPE encoder without special tokens, with the word splitter that `tokenizer.ggml.pre` names."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 

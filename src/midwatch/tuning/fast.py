@@ -1,8 +1,8 @@
 """The fast path of a training step, for models of the Llama family under peft: same gradients, less time and memory.
 
 `prepare` marks a model; `packed_loss` runs a packed batch through it. Llama and Qwen2 with plain LoRA take the path by
-hand (`layer.py`). Everything else (other families, dropout on adapters, DoRA, sharded parameters) takes transformers' own
-layers, with attention by document and the loss over counted tokens all the same.
+hand (`layer.py`). Everything else (other families, dropout on adapters, DoRA, sharded parameters) takes transformers'
+own layers, with attention by document and the loss over counted tokens all the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.functional import cross_entropy
 
 from midwatch.tuning import attention
 from midwatch.tuning.attention import Documents
@@ -114,10 +116,9 @@ def prepare(model: PeftModel, *, checkpointing: bool, spare_bytes: int = 0) -> N
 
 def _path(base: Any) -> _Path | None:
     """The layers by hand, if the model is one for them."""
+    if not _by_hand(base):
+        return None
     path: _Path | None = base.__dict__.get("midwatch_path")
-    if path is None or path.stale(base) or path.shelf is None:
-        if not _by_hand(base):
-            return None
     if path is None or path.stale(base):
         path = _Path(base, base.get_input_embeddings().weight.dtype)
         base.__dict__["midwatch_path"] = path
@@ -145,23 +146,25 @@ def packed_loss(model: Any, batch: dict[str, Tensor], num_items: Tensor | int | 
     positions restart at 0 where a document begins. `num_items`, if given, divides the sum instead of the batch's own
     count: the counted tokens of all batches of one optimizer step.
     """
-    base: Any = model.get_base_model()
     documents = Documents.of(batch["position_ids"])
     at, labels = counted(batch["labels"])
     divisor = labels.numel() if num_items is None else num_items
+    line = {
+        "input_ids": batch["input_ids"].reshape(1, -1),
+        "position_ids": batch["position_ids"].reshape(1, -1),
+        "attention_mask": batch["position_ids"].new_ones(1, 1, 1, 1),  # four dimensions: taken as is, so none is built
+        "use_cache": False,
+        "documents": documents,
+    }
+    if isinstance(model, FSDPModule) or not hasattr(model, "get_base_model"):
+        # FSDP gathers weights, and DDP gradients, around the forward of the whole: the head must run in it.
+        logits = model(**line, logits_to_keep=at).logits[0].float()
+        return cross_entropy(logits, labels, reduction="sum").div(divisor)
+    base: Any = model.get_base_model()
     path = _path(base)
-    if path is not None:
+    if path is None:
+        hidden = base.model(**line).last_hidden_state[0].index_select(0, at)
+    else:
         with torch.autocast(at.device.type, enabled=False):
-            hidden = _hidden_by_hand(base, path, batch, documents)
-            counted_hidden = base.model.norm(hidden.index_select(0, at))
-            return completion_loss(counted_hidden, base.lm_head.weight, labels) / divisor
-    logits = model(
-        input_ids=batch["input_ids"].reshape(1, -1),
-        position_ids=batch["position_ids"].reshape(1, -1),
-        attention_mask=batch["position_ids"].new_ones(1, 1, 1, 1),  # four dimensions: taken as is, so none is built
-        use_cache=False,
-        documents=documents,
-        logits_to_keep=at,
-    ).logits[0]
-    total = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return total / divisor
+            hidden = base.model.norm(_hidden_by_hand(base, path, batch, documents).index_select(0, at))
+    return completion_loss(hidden, base.lm_head.weight, labels).div(divisor)

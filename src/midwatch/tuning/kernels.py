@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 
 @triton.jit
-def _norm_kernel(x_ptr, w_ptr, y_ptr, size, epsilon, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _norm_kernel(x_ptr, w_ptr, y_ptr, size, epsilon, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < size
@@ -26,9 +26,7 @@ def _norm_kernel(x_ptr, w_ptr, y_ptr, size, epsilon, BLOCK: tl.constexpr):  # ty
 
 
 @triton.jit
-def _norm_backward_kernel(  # type: ignore[no-untyped-def]
-    grad_ptr, x_ptr, w_ptr, add_ptr, out_ptr, size, epsilon, BLOCK: tl.constexpr
-):
+def _norm_backward_kernel(grad_ptr, x_ptr, w_ptr, add_ptr, out_ptr, size, epsilon, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < size
@@ -43,9 +41,7 @@ def _norm_backward_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _rope_kernel(  # type: ignore[no-untyped-def]
-    x_ptr, cos_ptr, sin_ptr, row_stride, heads, sign, HALF: tl.constexpr, HEADS: tl.constexpr
-):
+def _rope_kernel(x_ptr, cos_ptr, sin_ptr, row_stride, heads, sign, HALF: tl.constexpr, HEADS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, HALF)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
@@ -60,7 +56,7 @@ def _rope_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _swiglu_kernel(gu_ptr, out_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _swiglu_kernel(gu_ptr, out_ptr, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -71,7 +67,7 @@ def _swiglu_kernel(gu_ptr, out_ptr, size, BLOCK: tl.constexpr):  # type: ignore[
 
 
 @triton.jit
-def _swiglu_backward_kernel(grad_ptr, gu_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _swiglu_backward_kernel(grad_ptr, gu_ptr, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -87,7 +83,7 @@ def _swiglu_backward_kernel(grad_ptr, gu_ptr, size, BLOCK: tl.constexpr):  # typ
 
 
 @triton.jit
-def _dequantize_kernel(  # type: ignore[no-untyped-def]
+def _dequantize_kernel(
     packed_ptr,
     code_ptr,
     absmax_ptr,
@@ -112,7 +108,7 @@ def _dequantize_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _cross_entropy_kernel(logits_ptr, labels_ptr, loss_ptr, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _cross_entropy_kernel(logits_ptr, labels_ptr, loss_ptr, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * size
     label = tl.load(labels_ptr + row)

@@ -34,9 +34,10 @@ class Keep(Enum):
 
     def numbers(self, layer: Layer) -> int:
         """How many numbers a token keeps on the device."""
+        hidden: int = layer.down.outputs
         if self is Keep.INPUT:
-            return layer.down.outputs
-        around = 2 * layer.down.outputs + layer.qkv.outputs + layer.o.inputs
+            return hidden
+        around = 2 * hidden + layer.qkv.outputs + layer.o.inputs
         return around if self is Keep.ATTENTION else around + layer.gate_up.outputs
 
 

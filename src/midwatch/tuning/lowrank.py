@@ -1,8 +1,8 @@
 """Linears that share an input, each with a frozen weight and a LoRA adapter: one matrix product for all of them.
 
-y = x Wᵀ + b + (x Aᵀ) Bᵀ · alpha / rank (Hu et al. 2021, equation 3). The adapters of a group are laid side by side: A of
-all is one matrix, B of all one block-diagonal matrix that holds the scale too. Their copies in the activations' type are
-made once a step (`refresh`); the parameters, their gradients and the optimizer stay as peft made them (float32).
+y = x Wᵀ + b + (x Aᵀ) Bᵀ · alpha / rank (Hu et al. 2021, equation 3). The adapters of a group are laid side by side: A
+of all is one matrix, B of all one block-diagonal matrix that holds the scale too. Their copies in the activations' type
+are made once a step (`refresh`); the parameters, their gradients and the optimizer stay as peft made them (float32).
 
 Shapes: T tokens, I inputs, O outputs of all linears, R rows of A of all adapters.
 """

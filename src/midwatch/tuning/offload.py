@@ -1,7 +1,7 @@
 """Checkpoints in pinned host memory: copied out behind the forward pass, fetched ahead of the backward pass.
 
-A checkpoint of a layer (its input) is needed once, much later. On a stream of its own the copy costs the step nothing as
-long as a layer computes longer than its input travels.
+A checkpoint of a layer (its input) is needed once, much later. On a stream of its own the copy costs the step nothing
+as long as a layer computes longer than its input travels.
 """
 
 from __future__ import annotations

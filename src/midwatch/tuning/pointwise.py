@@ -1,7 +1,8 @@
 """What lies between the matrix products of a decoder layer, forward and backward.
 
-On CUDA each is one Triton kernel of `kernels.py`; elsewhere the PyTorch below, which is also what the kernels are tested
-against. Rounding follows transformers: a norm and a SiLU are rounded to the activations' type before they are multiplied.
+On CUDA each is one Triton kernel of `kernels.py`; elsewhere the PyTorch below, which is also what the kernels are
+tested against. Rounding follows transformers: a norm and a SiLU are rounded to the activations' type before they are
+multiplied.
 
 Shapes: T tokens, E features, F features of the gated layer, H heads, D head size.
 """
