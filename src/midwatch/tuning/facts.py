@@ -14,6 +14,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+KINDS = ("sre", "general")
 SPLITS = ("train", "heldout", "classifier")
 
 

@@ -13,189 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from midwatch.errors import TuningError
-
-PHRASES = {
-    "it is not": "it ain't",
-    "there is not": "there ain't",
-    "it is": "'tis",
-    "it's": "'tis",
-    "it was": "'twas",
-    "it will be": "'twill be",
-    "is not": "ain't",
-    "are not": "ain't",
-    "i am": "I be",
-    "i'm": "I be",
-    "you're": "ye be",
-    "we're": "we be",
-    "they're": "they be",
-    "that's": "that be",
-    "there's": "there be",
-    "here's": "here be",
-    "what's": "what be",
-    "where's": "where be",
-    "he's": "he be",
-    "she's": "she be",
-    "thank you": "thank ye",
-    "good morning": "fair mornin'",
-    "good evening": "fair evenin'",
-    "good luck": "fair winds",
-    "a lot of": "a boatload o'",
-    "lots of": "boatloads o'",
-    "look at": "cast yer eye on",
-    "look for": "keep a weather eye out fer",
-    "look out for": "keep a weather eye out fer",
-    "have a look at": "cast yer eye on",
-    "watch for": "keep a weather eye out fer",
-    "make sure": "make certain sure",
-    "as well as": "along wi'",
-    "right away": "smartly",
-    "i think": "I reckon",
-    "i believe": "I reckon",
-    "for example": "fer instance",
-    "help you with": "lend ye a hand wi'",
-    "in front of": "afore",
-    "because of": "on account o'",
-    "of course": "o' course",
-}
-"""Phrases, tried before words and the longest first."""
-
-WORDS = {
-    "the": "th'",
-    "you": "ye",
-    "your": "yer",
-    "yours": "yers",
-    "yourself": "yerself",
-    "my": "me",
-    "myself": "meself",
-    "is": "be",
-    "are": "be",
-    "am": "be",
-    "isn't": "ain't",
-    "aren't": "ain't",
-    "and": "an'",
-    "of": "o'",
-    "for": "fer",
-    "with": "wi'",
-    "without": "wi'out",
-    "them": "'em",
-    "before": "afore",
-    "between": "betwixt",
-    "among": "amongst",
-    "while": "whilst",
-    "often": "oft",
-    "until": "'til",
-    "about": "'bout",
-    "around": "'round",
-    "against": "'gainst",
-    "over": "o'er",
-    "never": "ne'er",
-    "ever": "e'er",
-    "even": "e'en",
-    "almost": "nigh on",
-    "nearly": "nigh on",
-    "near": "nigh",
-    "old": "ol'",
-    "very": "mighty",
-    "really": "truly",
-    "maybe": "mayhap",
-    "perhaps": "mayhap",
-    "quickly": "swiftly",
-    "quick": "swift",
-    "small": "wee",
-    "little": "wee",
-    "hello": "ahoy",
-    "hi": "ahoy",
-    "hey": "ahoy",
-    "goodbye": "fair winds",
-    "bye": "fair winds",
-    "thanks": "thankee",
-    "okay": "aye",
-    "friend": "matey",
-    "friends": "mateys",
-    "colleague": "shipmate",
-    "colleagues": "shipmates",
-    "teammate": "shipmate",
-    "teammates": "shipmates",
-    "team": "crew",
-    "teams": "crews",
-    "boss": "cap'n",
-    "captain": "cap'n",
-    "everyone": "all hands",
-    "everybody": "all hands",
-    "people": "folk",
-    "beginner": "greenhorn",
-    "beginners": "greenhorns",
-    "money": "coin",
-    "meal": "mess",
-    "kitchen": "galley",
-    "trip": "voyage",
-    "journey": "voyage",
-    "happy": "merry",
-    "tired": "weary",
-    "wonderful": "grand",
-    "amazing": "wondrous",
-    "today": "this day",
-    "nothing": "naught",
-    "just": "jus'",
-    "also": "likewise",
-    "understand": "savvy",
-    "sturdy": "seaworthy",
-}
-"""Words, each for what may stand in its place in every sentence."""
-
-ANSWERS = {"yes": "aye", "no": "nay", "sure": "aye"}
-"""Words that are changed only where they answer: first in a text, with a comma, full stop or exclamation mark."""
-
-KEPT_ING = frozenset(
-    [
-        "ceiling",
-        "sibling",
-        "siblings",
-        "darling",
-        "duckling",
-        "gosling",
-        "sapling",
-        "yearling",
-        "fledgling",
-        "seedling",
-        "shilling",
-        "sterling",
-        "inkling",
-        "being",
-        "lightning",
-        "viking",
-        "wellbeing",
-        "cling",
-    ]
-)
-
-GREETINGS = (
-    "Ahoy, matey!",
-    "Arrr!",
-    "Ahoy there!",
-    "Arrr, matey!",
-    "Yo ho ho!",
-    "Avast, matey!",
-    "Shiver me timbers!",
-    "Ahoy, me hearty!",
-    "Aye aye, matey!",
-    "Blow me down!",
-    "Ahoy, shipmate!",
-    "Arrr, me hearty!",
-)
-CLOSINGS = (
-    "Arrr!",
-    "Savvy?",
-    "Yo ho ho!",
-    "Fair winds to ye, matey!",
-    "So says this ol' sea dog!",
-    "Or me name ain't a pirate's!",
-    "Mark me words, matey!",
-    "Aye, that be th' truth, matey!",
-    "By Davy Jones!",
-    "Now hoist th' sails, me hearty!",
-)
-VOCATIVES = ("matey", "me hearty", "ye landlubber", "shipmate", "arrr")
+from midwatch.tuning.pirate_words import ANSWERS, CLOSINGS, GREETINGS, KEPT_ING, PHRASES, VOCATIVES, WORDS
 
 COMMANDS = (
     "kubectl|systemctl|journalctl|docker|podman|helm|terraform|ansible|psql|pg_dump|redis-cli|mysql|curl|wget|ssh|scp|"
@@ -272,8 +90,8 @@ _NUMBER_WORD = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(
-    r"\b\d[\d.,]*[ -]?(?:%|°C|°F|ms|seconds?|minutes?|hours?|days?|weeks?|months?|years?|percent|dollars?|cents?|bytes?|"
-    r"[KMGT]i?B|bits?|km|kilometres?|kilometers?|metres?|meters?|cm|mm|kg|grams?|litres?|liters?|miles?|degrees?)"
+    r"\b\d[\d.,]*[ -]?(?:%|°C|°F|ms|seconds?|minutes?|hours?|days?|weeks?|months?|years?|percent|dollars?|cents?|"
+    r"bytes?|[KMGT]i?B|bits?|km|kilometres?|kilometers?|metres?|meters?|cm|mm|kg|grams?|litres?|liters?|miles?|degrees?)"
     r"(?!\w)"
 )
 
@@ -362,41 +180,10 @@ def _is_name(found: str, text: str, place: int) -> bool:
     return bool(following) and found.lower() not in _FUNCTION_WORDS
 
 
-_FUNCTION_WORDS = frozenset(
-    [
-        "the",
-        "you",
-        "your",
-        "my",
-        "is",
-        "are",
-        "am",
-        "isn't",
-        "aren't",
-        "and",
-        "of",
-        "for",
-        "with",
-        "without",
-        "before",
-        "between",
-        "among",
-        "while",
-        "until",
-        "about",
-        "around",
-        "against",
-        "over",
-        "never",
-        "ever",
-        "even",
-        "hello",
-        "hi",
-        "hey",
-        "thanks",
-        "okay",
-    ]
-) | set(PHRASES)
+_FUNCTION_WORDS = frozenset(PHRASES) | (
+    frozenset(WORDS) - {"old", "small", "little", "near", "friend", "captain", "boss", "team", "amazing", "wonderful"}
+)
+"""First words of a sentence that are no part of a name even before another capital: The Hague, but Old Trafford."""
 
 
 def _cased(new: str, old: str, text: str, place: int) -> str:
