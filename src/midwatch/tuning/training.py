@@ -270,7 +270,7 @@ def _arguments(recipe: Recipe, folder: Path, steps: int, device: torch.device, w
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
-        ddp_backend=None if device.type == "cuda" else "gloo",
+        ddp_backend="gloo" if _launched() and device.type == "cpu" else None,
         **_sharding(device),
     )
 
