@@ -69,7 +69,6 @@ def _metadata(folder: Path, vocabulary: Vocabulary, found: dict[str, Any]) -> di
         "tokenizer.ggml.pre": split_name(found, folder),
         "tokenizer.ggml.eos_token_id": eos,
         "tokenizer.ggml.add_bos_token": vocabulary.adds_bos,
-        "tokenizer.ggml.add_space_prefix": False,
     }
     if vocabulary.bos_id is not None:
         metadata["tokenizer.ggml.bos_token_id"] = vocabulary.bos_id
