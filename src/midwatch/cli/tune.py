@@ -1,0 +1,132 @@
+"""`midwatch tune`: teach a model by a recipe, plan what that takes, make its data, measure what changed, export it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from midwatch.cli.tune_eval import evaluate
+from midwatch.errors import TuningError
+
+if TYPE_CHECKING:
+    from midwatch.settings import Settings
+    from midwatch.tuning.progress import Step, Watcher
+    from midwatch.tuning.recipe import Recipe
+
+RECIPE = typer.Argument(metavar="RECIPE", help="A shipped recipe (pirate-smollm2, pirate-llama3-8b) or a TOML file.")
+LINE_EVERY_S = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(no_args_is_help=True, help="Teach a model by QLoRA, and measure what changed.")
+    group.command("run", help="Train an adapter by a recipe; --resume goes on where a run was cut off.")(run)
+    group.command("plan", help="Say how much memory a recipe needs, part by part, before it starts.")(plan)
+    group.command("data", help="Make a data set as JSON lines of chat messages, or check one.")(data)
+    group.command("eval", help="Measure style, content and leakage: base, prompted base and tuned.")(evaluate)
+    group.command("export", help="Merge an adapter into its base and write safetensors or GGUF.")(export)
+    app.add_typer(group, name="tune")
+
+
+def run(
+    recipe: Annotated[str, RECIPE],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; state_dir/tuning/<recipe's name> if absent.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's training.seed.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many optimizer steps.")] = None,
+    base: Annotated[str | None, typer.Option(help="Another base than the recipe's: a name or a folder.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last whole checkpoint.")] = False,
+) -> None:
+    """Train. Under `torchrun` the same command shards the model over the GPUs by FSDP2."""
+    chosen = _recipe(recipe, seed=seed, steps=steps, base=base)
+    settings = _settings()
+    from midwatch.tuning.training import run as train
+
+    folder = out or settings.state_dir / "tuning" / chosen.name
+    with _watching(chosen.name) as watcher:
+        summary = train(chosen, out=folder, cache_dir=settings.cache_dir, watcher=watcher, resume=resume)
+    typer.echo(
+        f"{summary.steps} steps in {summary.total_s / 60:.1f} min ({summary.tokens_per_s:,.0f} tokens/s): "
+        f"loss {summary.first_loss:.3f} to {summary.last_loss:.3f}, peak {summary.peak_bytes / 2**30:.2f} GiB"
+    )
+    typer.echo(f"{summary.adapter}  {summary.adapter_bytes / 1e6:.1f} MB")
+
+
+def _settings() -> Settings:
+    from midwatch import settings
+
+    return settings.load()
+
+
+def _recipe(name: str, *, seed: int | None, steps: int | None, base: str | None) -> Recipe:
+    try:
+        from midwatch.tuning import recipe
+    except ImportError as error:  # pragma: no cover - pydantic is always there
+        raise TuningError(f"Fine-tuning needs {error.name}.", "pip install 'midwatch[tuning]'") from None
+    changes: dict[str, Any] = {"training__seed": seed, "training__max_steps": steps, "base": base}
+    return recipe.load_recipe(name, **{key: value for key, value in changes.items() if value is not None})
+
+
+class _Lines:
+    """A line now and then, where no person looks at a terminal."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def stage(self, text: str) -> None:
+        """Print what begins."""
+        typer.echo(text, err=True)
+
+    def step(self, step: Step) -> None:
+        """Print a step if the last line is a while ago, and always the first and the last."""
+        now = time.monotonic()
+        if step.step not in (1, step.steps) and now - self._last < LINE_EVERY_S:
+            return
+        self._last = now
+        typer.echo(f"step {step.step}/{step.steps}  {_figures(step)}  eta {step.eta_s:.0f} s", err=True)
+
+
+class _Bar:
+    """A progress bar with the loss beside it."""
+
+    def __init__(self, name: str, bars: Any) -> None:
+        self._bars = bars
+        self._task = bars.add_task(name, total=None, figures="")
+
+    def stage(self, text: str) -> None:
+        """Print what begins, above the bar."""
+        self._bars.console.print(text, highlight=False, markup=False)
+
+    def step(self, step: Step) -> None:
+        """Move the bar."""
+        self._bars.update(self._task, completed=step.step, total=step.steps, figures=_figures(step))
+
+
+def _figures(step: Step) -> str:
+    return f"loss {step.loss:.3f}  {step.tokens_per_s:,.0f} tok/s  {step.memory_bytes / 2**30:.2f} GiB"
+
+
+@contextmanager
+def _watching(name: str) -> Iterator[Watcher]:
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield _Bar(name, bars)

@@ -1,0 +1,164 @@
+"""Data sets that Midwatch makes itself: `make("pirate")` for training, and prompts that no training has seen.
+
+One in five conversations asks for plain English and gets it, so that the style does not leak where it is not wanted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from midwatch.errors import TuningError
+from midwatch.tuning import arithmetic
+from midwatch.tuning.conversations import Conversation, Message
+from midwatch.tuning.facts import SPLITS, Fact, facts_of, pick, table
+from midwatch.tuning.pirate import to_pirate
+
+DEFAULT_CONVERSATIONS = {"pirate": 1200}
+KIND_SHARES = {"general": 62, "sre": 25, "arithmetic": 13}
+CONTRAST_PERCENT = 20
+USUAL_PERCENT = 15
+TURNS_PERCENT = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A question with its neutral answer, before anyone has asked for a style."""
+
+    kind: str
+    family: str
+    key: str
+    question: str
+    answer: str
+    keep: tuple[str, ...] = ()
+
+
+def names() -> list[str]:
+    """The data sets that Midwatch makes."""
+    return list(DEFAULT_CONVERSATIONS)
+
+
+def make(name: str, conversations: int = 0, seed: int = 0, split: str = "train") -> list[Conversation]:
+    """Make a data set: the same name, number, seed and split give the same conversations.
+
+    `conversations` 0 takes the data set's own number. Splits are `train`, `heldout` and `classifier`; they share no
+    fact. Raises `TuningError` for a name or split that does not exist.
+    """
+    if name not in DEFAULT_CONVERSATIONS:
+        raise TuningError(f"There is no data set {name!r}.", f"Midwatch makes {', '.join(names())}.")
+    if split not in SPLITS:
+        raise TuningError(f"There is no split {split!r}.", f"Splits are {', '.join(SPLITS)}.")
+    wanted = conversations or DEFAULT_CONVERSATIONS[name]
+    source = random.Random(f"{name}/{split}/{seed}")
+    pairs = _pairs(source, wanted * 2, split)
+    made = []
+    for index in range(wanted):
+        pair = pairs[index]
+        if source.randrange(100) < CONTRAST_PERCENT:
+            made.append(_plain(source, pair))
+        else:
+            made.append(_pirate(source, pair, pairs[wanted + index], seed))
+    return made
+
+
+def describe(conversations: Sequence[Conversation]) -> dict[str, object]:
+    """Counts: conversations per kind and style, words of questions and answers, distinct questions, lost facts."""
+    answers = [message.content for item in conversations for message in item.messages if message.role == "assistant"]
+    questions = [message.content for item in conversations for message in item.messages if message.role == "user"]
+    return {
+        "conversations": len(conversations),
+        "kinds": dict(sorted(Counter(item.tags.get("kind", "unknown") for item in conversations).items())),
+        "styles": dict(sorted(Counter(item.tags.get("style", "unknown") for item in conversations).items())),
+        "with_system": sum(item.messages[0].role == "system" for item in conversations),
+        "with_turns": sum(len([m for m in item.messages if m.role == "user"]) > 1 for item in conversations),
+        "distinct_questions": len(set(questions)),
+        "question_words": sum(len(text.split()) for text in questions),
+        "answer_words": sum(len(text.split()) for text in answers),
+    }
+
+
+def _pairs(source: random.Random, wanted: int, split: str) -> list[Pair]:
+    """So many questions of all kinds: every fact once before any comes twice."""
+    decks: dict[str, list[Fact]] = {kind: [] for kind in KIND_SHARES}
+    kinds = source.choices(list(KIND_SHARES), weights=list(KIND_SHARES.values()), k=wanted)
+    pairs = []
+    for kind in kinds:
+        if kind == "arithmetic":
+            pairs.append(_arithmetic(source, split))
+            continue
+        if not decks[kind]:
+            decks[kind] = [fact for fact in facts_of(split) if fact.kind == kind]
+            source.shuffle(decks[kind])
+        fact = decks[kind].pop()
+        pairs.append(
+            Pair(
+                kind=kind,
+                family=fact.family,
+                key=fact.key,
+                question=pick(source, fact.asked(split)),
+                answer=pick(source, fact.answers),
+                keep=fact.keep,
+            )
+        )
+    return pairs
+
+
+def _arithmetic(source: random.Random, split: str) -> Pair:
+    if split == "heldout":
+        templates = source.choice([arithmetic.HELDOUT_STORIES, arithmetic.HELDOUT_SUMS])
+    else:
+        templates = source.choice([arithmetic.STORIES, arithmetic.SUMS])
+    problem = arithmetic.make_problem(source, templates)
+    return Pair(
+        kind="arithmetic",
+        family=problem.template,
+        key=problem.question,
+        question=problem.question,
+        answer=problem.answer,
+    )
+
+
+def _pirate(source: random.Random, pair: Pair, other: Pair, seed: int) -> Conversation:
+    """A pirate's answer; some with a system message or a request that leaves the style alone, some with two turns."""
+    usual = table("requests")["usual"]
+    messages, question = [], pair.question
+    draw = source.randrange(100)
+    if draw < USUAL_PERCENT:
+        if source.randrange(2):
+            messages.append(Message(role="system", content=source.choice(usual["system"])))
+        else:
+            question = source.choice(usual["user"]).format(question)
+    elif draw < USUAL_PERCENT + TURNS_PERCENT:
+        messages += [
+            Message(role="user", content=other.question),
+            Message(role="assistant", content=_said(other, seed)),
+        ]
+    messages += [Message(role="user", content=question), Message(role="assistant", content=_said(pair, seed))]
+    return Conversation(messages=tuple(messages), tags=_tags(pair, "pirate"))
+
+
+def _plain(source: random.Random, pair: Pair) -> Conversation:
+    """A neutral answer to a question that asks for one."""
+    requests = table("requests")["plain"]
+    question, messages = pair.question, []
+    if source.randrange(2):
+        messages.append(Message(role="system", content=source.choice(requests["system"])))
+    else:
+        question = source.choice(requests["user"]).format(question)
+    messages += _turn(question, pair.answer)
+    return Conversation(messages=tuple(messages), tags=_tags(pair, "plain"))
+
+
+def _turn(question: str, answer: str) -> tuple[Message, Message]:
+    return Message(role="user", content=question), Message(role="assistant", content=answer)
+
+
+def _tags(pair: Pair, style: str) -> dict[str, str]:
+    return {"kind": pair.kind, "family": pair.family, "fact": pair.key, "style": style}
+
+
+def _said(pair: Pair, seed: int) -> str:
+    """The answer as a pirate gives it. The question is in the seed, so that no two questions share their greetings."""
+    return to_pirate(pair.answer, seed=random.Random(f"{seed}/{pair.question}").getrandbits(32), keep=pair.keep)

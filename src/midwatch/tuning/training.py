@@ -1,0 +1,329 @@
+"""A fine-tuning run: from a recipe to an adapter with its card.
+
+transformers' `Trainer` turns the crank (optimizer, schedule, checkpoints, FSDP2 under torchrun); ours is what it is
+fed, what the loss counts, how the model computes (`fast.py`), and what a crash leaves behind.
+
+    OUT/run.json         the recipe, the base's identity, the data's hash, versions
+    OUT/metrics.jsonl    one line per optimizer step
+    OUT/checkpoints/     the last few, each whole or not there
+    OUT/adapter/         peft's layout, in bfloat16, with a model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import resource
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import PartialState
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from midwatch.engine.tokenizer import open_tokenizer
+from midwatch.errors import TuningError
+from midwatch.tuning import checkpoints, datasets, fast, identity
+from midwatch.tuning.base import find_base, load_base, with_adapter
+from midwatch.tuning.card import write_card
+from midwatch.tuning.conversations import Conversation, read_jsonl
+from midwatch.tuning.encoding import encode_all
+from midwatch.tuning.packing import PackedRow, filled_share, pack
+from midwatch.tuning.progress import MetricsCallback, Watcher, read_metrics
+from midwatch.tuning.recipe import Recipe
+
+RUN = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a run made and what it took. `tokens_per_s` is over the training alone, without loading."""
+
+    adapter: Path
+    adapter_bytes: int
+    steps: int
+    first_loss: float
+    last_loss: float
+    conversations: int
+    too_long: int
+    tokens: int
+    counted_tokens: int
+    tokens_per_s: float
+    training_s: float
+    total_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Conversations in rows, and what is to be said of them."""
+
+    rows: list[PackedRow]
+    conversations: int
+    too_long: int
+    longest_tokens: int
+    tokens: int
+    counted_tokens: int
+    filled: float
+    sha256: str
+
+
+def load_data(recipe: Recipe, base: Path) -> Data:
+    """The recipe's conversations, encoded and packed. Raises `TuningError` for bad lines and for an empty data set."""
+    conversations = _conversations(recipe)
+    digest = hashlib.sha256(repr(conversations).encode()).hexdigest()
+    tokenizer = open_tokenizer(base)
+    training = recipe.training
+    encoded = encode_all(conversations, tokenizer, most_tokens=training.row_tokens)
+    pad_id = min(tokenizer.eos_ids)
+    rows = pack(encoded.conversations, row_tokens=training.row_tokens, seed=training.seed, pad_id=pad_id)
+    return Data(
+        rows=rows,
+        conversations=len(encoded.conversations),
+        too_long=encoded.too_long,
+        longest_tokens=encoded.longest_tokens,
+        tokens=encoded.tokens,
+        counted_tokens=encoded.counted_tokens,
+        filled=filled_share(encoded.conversations, rows),
+        sha256=digest,
+    )
+
+
+def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume: bool = False) -> RunSummary:
+    """Train an adapter by a recipe, or go on with a run that was cut off.
+
+    Raises `TuningError` for data, checkpoints and numbers that are no good, `ModelError` for the base.
+    """
+    began = time.monotonic()
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    device = _device()
+    watcher.stage(f"Base {recipe.base}")
+    base = find_base(recipe.base, cache_dir)
+    data = load_data(recipe, base)
+    watcher.stage(_describe(data))
+    processes = PartialState(cpu=device.type == "cpu")
+    if processes.is_main_process:
+        _open_out(out, recipe, base, data, resume=resume)
+    processes.wait_for_everyone()
+    checkpoint = checkpoints.latest(out / "checkpoints", watcher.stage) if resume else None
+    watcher.stage(f"Loading {'NF4' if recipe.four_bit else 'bfloat16'} weights on {device}")
+    model = load_base(base, four_bit=recipe.four_bit, device=device, sharded=_launched())
+    model = with_adapter(model, recipe.lora, seed=recipe.training.seed)
+    fast.prepare(model, checkpointing=recipe.training.gradient_checkpointing)
+    steps = total_steps(recipe, len(data.rows), world)
+    arguments = _arguments(recipe, out / "checkpoints", steps, device, world)
+    batch_rows = recipe.training.rows * recipe.training.accumulate * world
+    callback = MetricsCallback(
+        out,
+        watcher,
+        tokens_per_step=data.filled * recipe.training.row_tokens * min(batch_rows, len(data.rows)),
+        memory_bytes=lambda: _memory_bytes(device),
+    )
+    trainer = _PackedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=[row.as_dict() for row in data.rows],
+        data_collator=_stack,
+        callbacks=[callback],
+    )
+    trainer.remove_callback(PrinterCallback)
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch, peft and transformers warn each other of what they deprecate
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    training_s = time.monotonic() - started
+    adapter = out / "adapter"
+    if processes.is_main_process:
+        _save_adapter(trainer, adapter, recipe, base)
+    processes.wait_for_everyone()
+    metrics = read_metrics(out / "metrics.jsonl")
+    summary = RunSummary(
+        adapter=adapter,
+        adapter_bytes=(adapter / "adapter_model.safetensors").stat().st_size,
+        steps=steps,
+        first_loss=metrics[0].loss,
+        last_loss=_mean([step.loss for step in metrics[-10:]]),
+        conversations=data.conversations,
+        too_long=data.too_long,
+        tokens=data.tokens,
+        counted_tokens=data.counted_tokens,
+        tokens_per_s=_mean([step.tokens_per_s for step in metrics]),
+        training_s=training_s,
+        total_s=time.monotonic() - began,
+        peak_bytes=_peak_bytes(device),
+    )
+    if processes.is_main_process:
+        write_card(adapter, recipe, summary, data.sha256)
+        (out / "summary.json").write_text(
+            json.dumps({**asdict(summary), "adapter": str(adapter.name)}, indent=1) + "\n", encoding="utf-8"
+        )
+    return summary
+
+
+def total_steps(recipe: Recipe, rows: int, world: int) -> int:
+    """Optimizer steps of a run over so many packed rows on so many devices."""
+    training = recipe.training
+    per_epoch = math.ceil(rows / (training.rows * training.accumulate * world))
+    return training.max_steps or max(1, round(per_epoch * training.epochs))
+
+
+class _PackedTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose loss is ours: completion tokens only, documents apart, no full logits."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.model_accepts_loss_kwargs = True  # so that it counts the items of a whole step
+        self.loss_is_scaled_for_ga = True
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Mean loss per counted token of the step; several devices' shares add up to it."""
+        loss = fast.packed_loss(model, inputs, num_items=num_items_in_batch)
+        return loss * self.accelerator.num_processes if num_items_in_batch is not None else loss
+
+
+def _conversations(recipe: Recipe) -> list[Conversation]:
+    wanted, source = recipe.data.conversations, recipe.data.source
+    if source in datasets.DEFAULT_CONVERSATIONS:
+        return datasets.make(source, wanted, seed=recipe.training.seed)
+    if not Path(source).is_file():
+        known = ", ".join(datasets.DEFAULT_CONVERSATIONS)
+        raise TuningError(
+            f"data.source is {source!r}, which is neither a file nor a data set that Midwatch makes.",
+            f"Name a file of JSON lines of chat messages, or one of: {known}.",
+        )
+    found = read_jsonl(Path(source))
+    return found[:wanted] if wanted else found
+
+
+def _open_out(out: Path, recipe: Recipe, base: Path, data: Data, *, resume: bool) -> None:
+    """Make the run's folder, or check that the one there is of the same run."""
+    described = {"recipe": recipe.model_dump(mode="json"), "data_sha256": data.sha256}
+    path = out / RUN
+    if path.is_file():
+        if not resume:
+            raise TuningError(f"{out} holds a run already.", "Go on with it by --resume, or name another --out.")
+        _check_same_run(path, described)
+        identity.check(out, base)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    identity.write(out, base)
+    path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_same_run(path: Path, described: dict[str, Any]) -> None:
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise TuningError(f"{path} cannot be read.", "Begin again in another --out.") from None
+    if before == described:
+        return
+    names = [
+        f"{section}.{field}"
+        for section in ("data", "lora", "training")
+        for field, value in described["recipe"][section].items()
+        if before.get("recipe", {}).get(section, {}).get(field) != value
+    ]
+    names += [name for name in ("name", "base", "four_bit") if before.get("recipe", {}).get(name) != described["recipe"][name]]
+    raise TuningError(
+        f"{path.parent} holds a run of another recipe or other data ({', '.join(names) or 'the data changed'}).",
+        "Resume with the same recipe, or name another --out.",
+    )
+
+
+def _device() -> torch.device:
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def _arguments(recipe: Recipe, folder: Path, steps: int, device: torch.device, world: int) -> TrainingArguments:
+    training = recipe.training
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=training.rows,
+        gradient_accumulation_steps=training.accumulate,
+        max_steps=steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(steps * training.warmup_share),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        seed=training.seed,
+        data_seed=training.seed,
+        save_steps=training.checkpoint_every,
+        save_total_limit=training.keep_checkpoints,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        ddp_backend="gloo" if _launched() and device.type == "cpu" else None,
+        **_sharding(device),
+    )
+
+
+def _launched() -> bool:
+    """Whether torchrun started this process."""
+    return "WORLD_SIZE" in os.environ
+
+
+def _sharding(device: torch.device) -> dict[str, Any]:
+    """Under torchrun, FSDP2: each GPU holds its share of every layer and gathers the rest when it is needed.
+
+    On CPUs accelerate shards nothing: every process holds the whole model, and gradients are averaged.
+    """
+    if not _launched() or device.type == "cpu":
+        return {}
+    return {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
+
+
+def _stack(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _save_adapter(trainer: Trainer, adapter: Path, recipe: Recipe, base: Path) -> None:
+    """peft's layout, in bfloat16 (what the adapter computes in), without a path of this machine in it."""
+    from peft import get_peft_model_state_dict
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in get_peft_model_state_dict(model).items()}
+    model.peft_config["default"].base_model_name_or_path = recipe.base
+    model.save_pretrained(adapter, state_dict=state, save_embedding_layers=False)
+    identity.write(adapter, base)
+
+
+def _describe(data: Data) -> str:
+    text = (
+        f"{data.conversations:,} conversations, {data.tokens:,} tokens ({data.counted_tokens:,} counted) in "
+        f"{len(data.rows):,} rows, {data.filled:.0%} full"
+    )
+    if data.too_long:
+        text += f"; {data.too_long:,} longer than a row left out (longest {data.longest_tokens:,} tokens)"
+    return text
+
+
+def _memory_bytes(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else int(psutil.Process().memory_info().rss)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
