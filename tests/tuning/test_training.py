@@ -124,9 +124,7 @@ def test_a_seed_gives_the_same_adapter_bit_by_bit_and_another_seed_another(recip
     assert weights["first"] == weights["again"] != weights["other"]
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(
-    recipe: Recipe, recipe_file: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(recipe: Recipe, recipe_file: Path, tmp_path: Path) -> None:
     whole, _ = train(recipe, tmp_path / "whole")
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "midwatch", "tune", "run", str(recipe_file), "--out", str(out)]

@@ -76,7 +76,9 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ModelError(f"{folder} cannot be loaded: {str(error)[:300]}", "Fetch or convert the base again.") from error
+        raise ModelError(
+            f"{folder} cannot be loaded: {str(error)[:300]}", "Fetch or convert the base again."
+        ) from error
     model.requires_grad_(False)
     model.config.use_cache = False
     return model  # type: ignore[no-any-return]

@@ -232,7 +232,9 @@ def _check_same_run(path: Path, described: dict[str, Any]) -> None:
         for field, value in described["recipe"][section].items()
         if before.get("recipe", {}).get(section, {}).get(field) != value
     ]
-    names += [name for name in ("name", "base", "four_bit") if before.get("recipe", {}).get(name) != described["recipe"][name]]
+    names += [
+        name for name in ("name", "base", "four_bit") if before.get("recipe", {}).get(name) != described["recipe"][name]
+    ]
     raise TuningError(
         f"{path.parent} holds a run of another recipe or other data ({', '.join(names) or 'the data changed'}).",
         "Resume with the same recipe, or name another --out.",
