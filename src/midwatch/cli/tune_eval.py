@@ -1,4 +1,4 @@
-"""`midwatch tune eval`: what a training changed, measured with the engine that serves it or with peft as it was trained.
+"""`midwatch tune eval`: what a training changed, measured with the engine that serves it, or with peft as it was.
 
 The engine and `tuning` meet here, since `tuning` never imports the engine.
 """
@@ -61,9 +61,7 @@ def evaluate(
     with console.status(f"loading {chosen}") as status:
         answerer = open_answerer(with_, chosen, folders, settings, threads)
         judge, asked = suite.PirateJudge(), suite.pirate(prompts)
-        found = evaluation.evaluate(
-            answerer, asked, judge, list(folders), max_tokens=max_tokens, tell=lambda text: status.update(text)
-        )
+        found = evaluation.evaluate(answerer, asked, judge, list(folders), max_tokens=max_tokens, tell=status.update)
     first = next(iter(folders.values()))
     subject = report.Subject(name=report.name_of(first), facts={"base": chosen, **report.facts_of(first)})
     paths = report.write(found, subject, out or first.parent / "evaluation", spans=judge.spans)
@@ -175,7 +173,7 @@ def open_engine(
 
 
 def adapter_folder(path: Path) -> Path:
-    """The adapter in a folder that is one, or in a run's folder that holds one. Raises `TuningError` if there is none."""
+    """The adapter in a folder that is one, or in a run's folder. Raises `TuningError` if there is none."""
     for folder in (path, path / "adapter"):
         if (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file():
             return folder

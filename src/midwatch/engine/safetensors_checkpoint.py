@@ -81,7 +81,7 @@ class SafetensorsCheckpoint:
         self.config = _read_config(path / "config.json")
         self._gemma = self.config.architecture == "gemma3"
         self._names = _GEMMA_NAMES if self._gemma else TENSOR_NAMES
-        self._files = _open_files(path)
+        self._files = open_files(path)
         self._left = {name for name in self._files if not name.endswith("rotary_emb.inv_freq")}
         if self.config.tied_embeddings:
             self._left.discard(TENSOR_NAMES["head"])
@@ -157,8 +157,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _open_files(path: Path) -> dict[str, Any]:
-    """The open file of every tensor, by name."""
+def open_files(path: Path) -> dict[str, Any]:
+    """The open file of every tensor of a folder, by name. Raises `ModelError` for what is missing or damaged."""
     if (path / INDEX).is_file():
         names = read_json(path / INDEX).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):

@@ -61,6 +61,8 @@ class Record:
     words: int
     right: bool | None
     """None where there is no right answer."""
+    expected: str | None
+    """What a right answer holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def evaluate(
     asked = {name: panel.ask(name, conversations) for name, conversations in sets.items()}
     found = [
         *measures.style(asked["style"], asked["closed"], asked["plain"], judge, bootstrap_seed),
-        *measures.content(asked["closed"], suite.closed, judge, bootstrap_seed),
+        *measures.content(asked["closed"], suite.closed, bootstrap_seed),
         *_likelihoods(panel, suite, bootstrap_seed),
         *measures.lengths(asked["style"], asked["closed"], bootstrap_seed),
     ]
@@ -228,7 +230,8 @@ def _records(
             styled=judge.is_styled(text),
             markers_per_100_words=judge.marker_rate(text),
             words=len(text.split()),
-            right=judge.is_exact(text, questions[index].gold) if name == "closed" else None,
+            right=questions[index].is_right(text) if name == "closed" else None,
+            expected=questions[index].gold if name == "closed" else None,
         )
         for contestant in CONTESTANTS
         for row, texts in enumerate(answers[contestant])

@@ -1,33 +1,142 @@
 """The fast path of a training step, for models of the Llama family under peft: same gradients, less time and memory.
 
-`prepare` patches a model in place; `packed_loss` runs a packed batch through it.
+`prepare` marks a model; `packed_loss` runs a packed batch through it. Llama and Qwen2 with plain LoRA take the path by
+hand (`layer.py`). Everything else (other families, dropout on adapters, DoRA, sharded parameters) takes transformers'
+own layers, with attention by document and the loss over counted tokens all the same.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 
 from midwatch.tuning import attention
 from midwatch.tuning.attention import Documents
+from midwatch.tuning.layer import Keep, Layer, Step, run
 from midwatch.tuning.loss import completion_loss, counted
+from midwatch.tuning.lowrank import refresh
+from midwatch.tuning.offload import Shelf
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+_FAMILIES = ("LlamaDecoderLayer", "Qwen2DecoderLayer")
+_LINEARS = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
 
-def prepare(model: PeftModel, *, checkpointing: bool) -> None:
-    """Patch `model` in place: attention by document, and activations computed again on the way back where asked."""
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `prepare` was asked for."""
+
+    checkpointing: bool
+    spare_bytes: int
+
+
+class _Path:
+    """The layers by hand of one model, built when first used."""
+
+    def __init__(self, base: Any, dtype: torch.dtype) -> None:
+        self.layers = [Layer(module, base.config, dtype) for module in base.model.layers]
+        self.groups = [group for layer in self.layers for group in layer.groups]
+        first = _adapters(base.model.layers[0])[0]
+        self.probe = first
+        self.device = first.device
+        self.shelf = Shelf() if self.device.type == "cuda" else None
+
+    def stale(self, base: Any) -> bool:
+        """Whether the model's parameters are other ones than when this was built (moved, or sharded since)."""
+        now = _adapters(base.model.layers[0])[0]
+        return now is not self.probe or now.device != self.device
+
+    def keeps(self, options: Options, tokens: int, width: int) -> list[Keep]:
+        """What each layer keeps: with spare memory the last ones keep all, then one more its attention."""
+        count = len(self.layers)
+        if not options.checkpointing:
+            return [Keep.ALL] * count
+        layer = self.layers[0]
+        full, half = (keep.numbers(layer) * tokens * width for keep in (Keep.ALL, Keep.ATTENTION))
+        whole = min(count, options.spare_bytes // full)
+        some = min(count - whole, (options.spare_bytes - whole * full) // half)
+        return [Keep.INPUT] * (count - whole - some) + [Keep.ATTENTION] * some + [Keep.ALL] * whole
+
+
+def _adapters(module: Any) -> list[Tensor]:
+    return [weight for name, weight in module.named_parameters() if "lora_" in name]
+
+
+def _by_hand(base: Any) -> bool:
+    """Whether every layer is one that `layer.py` knows: its kind, its activation, and plain LoRA on it or nothing."""
+    from torch.distributed.tensor import DTensor
+
+    if base.config.hidden_act != "silu" or getattr(base.config, "use_sliding_window", False):
+        return False
+    for layer in base.model.layers:
+        if type(layer).__name__ not in _FAMILIES or not _adapters(layer):
+            return False
+        if any(isinstance(weight, DTensor) for weight in layer.parameters()):
+            return False
+        linears = [getattr(getattr(layer, part), name) for part, names in _LINEARS.items() for name in names]
+        if not all(_is_plain(linear) for linear in linears):
+            return False
+    return True
+
+
+def _is_plain(linear: Any) -> bool:
+    """A linear without an adapter, or with exactly one that is active, undropped and of the common kind."""
+    if not hasattr(linear, "lora_A"):
+        return True
+    active = linear.active_adapters
+    if len(active) != 1 or active[0] not in linear.lora_A or linear.merged or linear.disable_adapters:
+        return False
+    name = active[0]
+    dropped = linear.training and not isinstance(linear.lora_dropout[name], torch.nn.Identity)
+    return not dropped and name not in linear.lora_variant and linear.lora_B[name].bias is None
+
+
+def prepare(model: PeftModel, *, checkpointing: bool, spare_bytes: int = 0) -> None:
+    """Set `model` up in place for `packed_loss`; generation and `save_pretrained` go on as before.
+
+    `checkpointing` keeps each layer's input only (on CUDA in host memory) and computes the rest again on the way back;
+    up to `spare_bytes` of device memory are spent on layers that keep more and compute less.
+    """
     attention.register()
     base: Any = model.get_base_model()
     base.set_attn_implementation(attention.NAME)
     base.config.use_cache = False
-    if checkpointing:
+    if checkpointing:  # for the layers of transformers, where they run
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    base.midwatch_options = Options(checkpointing=checkpointing, spare_bytes=spare_bytes)
+
+
+def _path(base: Any) -> _Path | None:
+    """The layers by hand, if the model is one for them."""
+    if not _by_hand(base):
+        return None
+    path: _Path | None = base.__dict__.get("midwatch_path")
+    if path is None or path.stale(base):
+        path = _Path(base, base.get_input_embeddings().weight.dtype)
+        base.__dict__["midwatch_path"] = path
+    return path
+
+
+def _hidden_by_hand(base: Any, path: _Path, batch: dict[str, Tensor], documents: Documents) -> Tensor:
+    """Hidden states [T, E] before the last norm."""
+    refresh(path.groups)
+    hidden = base.get_input_embeddings()(batch["input_ids"].reshape(-1))
+    cos, sin = base.model.rotary_emb(hidden[None], position_ids=batch["position_ids"].reshape(1, -1))
+    if path.shelf is not None:
+        path.shelf.begin()
+    step = Step(documents=documents, cos_TD=cos[0].contiguous(), sin_TD=sin[0].contiguous(), shelf=path.shelf)
+    keeps = path.keeps(base.midwatch_options, hidden.shape[0], hidden.element_size())
+    for layer, keep in zip(path.layers, keeps, strict=True):
+        hidden = run(layer, hidden, step, keep)
+    return hidden
 
 
 def packed_loss(model: Any, batch: dict[str, Tensor], num_items: Tensor | int | None = None) -> Tensor:
@@ -39,6 +148,7 @@ def packed_loss(model: Any, batch: dict[str, Tensor], num_items: Tensor | int | 
     """
     documents = Documents.of(batch["position_ids"])
     at, labels = counted(batch["labels"])
+    divisor = labels.numel() if num_items is None else num_items
     line = {
         "input_ids": batch["input_ids"].reshape(1, -1),
         "position_ids": batch["position_ids"].reshape(1, -1),
@@ -49,8 +159,12 @@ def packed_loss(model: Any, batch: dict[str, Tensor], num_items: Tensor | int | 
     if isinstance(model, FSDPModule) or not hasattr(model, "get_base_model"):
         # FSDP gathers weights, and DDP gradients, around the forward of the whole: the head must run in it.
         logits = model(**line, logits_to_keep=at).logits[0].float()
-        return cross_entropy(logits, labels, reduction="sum") / (labels.numel() if num_items is None else num_items)
+        return cross_entropy(logits, labels, reduction="sum").div(divisor)
     base: Any = model.get_base_model()
-    hidden = base.model(**line).last_hidden_state[0]
-    total = completion_loss(hidden.index_select(0, at), base.lm_head.weight, labels)
-    return total / (labels.numel() if num_items is None else num_items)
+    path = _path(base)
+    if path is None:
+        hidden = base.model(**line).last_hidden_state[0].index_select(0, at)
+    else:
+        with torch.autocast(at.device.type, enabled=False):
+            hidden = base.model.norm(_hidden_by_hand(base, path, batch, documents).index_select(0, at))
+    return completion_loss(hidden, base.lm_head.weight, labels).div(divisor)

@@ -28,20 +28,30 @@ class _HeadLoss(torch.autograd.Function):
         gradient_NE = torch.empty_like(hidden_NE) if wanted else None
         for begin in range(0, hidden_NE.shape[0], chunk):
             rows = slice(begin, begin + chunk)
-            logits = (hidden_NE[rows].to(head_VE.dtype) @ head_VE.T).float()
-            picked = labels_N[rows, None]
-            norm = logits.logsumexp(dim=1, keepdim=True)
-            total += (norm - logits.gather(1, picked)).sum()
+            losses, d_logits = _losses(hidden_NE[rows].to(head_VE.dtype) @ head_VE.T, labels_N[rows])
+            total += losses.sum()
             if gradient_NE is not None:
-                probabilities = logits.sub_(norm).exp_()
-                probabilities.scatter_add_(1, picked, probabilities.new_full(picked.shape, -1.0))
-                gradient_NE[rows] = (probabilities.to(head_VE.dtype) @ head_VE).to(gradient_NE.dtype)
+                gradient_NE[rows] = d_logits @ head_VE
         ctx.gradient = gradient_NE
         return total
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
         return ctx.gradient.mul_(scale.to(ctx.gradient.dtype)), None, None, None
+
+
+def _losses(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihoods in float32, and their gradient in the logits (whose memory it may take)."""
+    if logits_NV.is_cuda:
+        from midwatch.tuning import kernels
+
+        return kernels.cross_entropy(logits_NV, labels_N), logits_NV
+    picked = labels_N[:, None]
+    logs = torch.log_softmax(logits_NV, dim=1, dtype=torch.float32)
+    losses = -logs.gather(1, picked)
+    probabilities = logs.exp_()
+    probabilities.scatter_add_(1, picked, probabilities.new_full(picked.shape, -1.0))
+    return losses, probabilities.to(logits_NV.dtype)
 
 
 def completion_loss(hidden_NE: Tensor, head_VE: Tensor, labels_N: Tensor, *, chunk: int = CHUNK) -> Tensor:

@@ -41,6 +41,10 @@ class Closed(Protocol):
         """What a right answer holds."""
         ...
 
+    def is_right(self, answer: str) -> bool:
+        """Whether an answer gives what was asked for."""
+        ...
+
     @property
     def reference(self) -> str:
         """A neutral right answer, whole."""
@@ -61,10 +65,6 @@ class Judge(Protocol):
 
     def marker_rate(self, text: str) -> float:
         """Words of the style per 100 words."""
-        ...
-
-    def is_exact(self, answer: str, gold: str) -> bool:
-        """Whether an answer gives what was asked for."""
         ...
 
 
@@ -163,9 +163,9 @@ def style(unseen: Answers, closed: Answers, plain: Answers, judge: Judge, seed: 
     ]
 
 
-def content(answers: Answers, questions: Sequence[Closed], judge: Judge, seed: int) -> list[Measure]:
+def content(answers: Answers, questions: Sequence[Closed], seed: int) -> list[Measure]:
     """How much of what the base knows is still there; retention is over the base's share of right answers."""
-    right = _scores(answers, lambda index, text: float(judge.is_exact(text, questions[index].gold)))
+    right = _scores(answers, lambda index, text: float(questions[index].is_right(text)))
     trained = np.array([item.is_trained_family for item in questions], dtype=bool)
     kinds = {
         "": np.ones_like(trained),

@@ -13,10 +13,12 @@ from xml.sax.saxutils import escape
 from midwatch.tuning.bootstrap import Interval
 from midwatch.tuning.measures import BASE, PROMPTED, TUNED, Measure
 
-WIDTH, HEIGHT = 560, 372
-LEFT, RIGHT, TOP, BOTTOM = 52, 24, 20, 48
+WIDTH, HEIGHT = 420, 330
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 20, 46
 LINE = 15
 """Height of a line of text."""
+LABEL_WIDTH = 170
+"""About how wide a label is."""
 LABELS = {BASE: "base", PROMPTED: "base, prompted", TUNED: "tuned"}
 
 _STYLE = """
@@ -153,17 +155,17 @@ def _reach(point: _Point, x: _Axis, y: _Axis) -> list[str]:
 
 
 def _names(points: Sequence[_Point], x: _Axis, y: _Axis) -> list[str]:
-    """Labels beside the marks, on the side with more room, moved down where one would cover another."""
+    """Labels above the marks' bars (below at the top), towards the middle, moved down where one would cover another."""
     parts = []
     taken: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda item: -item.style.value):
         across, up = x.place(point.kept.value), y.place(point.style.value)
         right = across < (x.first + x.last) / 2
-        at = min(max(up - 12, y.last + 2 * LINE), y.first - 2 * LINE)
-        while any(abs(at - other) < 2 * LINE and abs(across - beside) < 240 for beside, other in taken):
+        at = up - LINE - 7 if up - 2 * LINE - 7 > y.last else up + LINE + 3
+        while any(abs(at - other) < 2 * LINE and abs(across - beside) < LABEL_WIDTH for beside, other in taken):
             at += LINE
         taken.append((across, at))
-        place = f'x="{across + (14 if right else -14):.1f}" text-anchor="{"start" if right else "end"}"'
+        place = f'x="{across + (10 if right else -10):.1f}" text-anchor="{"start" if right else "end"}"'
         figures = f"style {point.style.value:.0f} %, keeps {point.kept.value:.0f} %"
         parts.append(f'<text class="name" {place} y="{at:.1f}">{escape(LABELS[point.contestant])}</text>')
         parts.append(f'<text {place} y="{at + LINE - 1:.1f}">{figures}</text>')

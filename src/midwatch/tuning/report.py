@@ -112,7 +112,7 @@ def render(evaluation: Evaluation, subject: Subject, *, spans: Spans) -> str:
 
 
 def lines(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """The measures for a terminal: name with unit, the three figures, the tuned one's interval, aim, whether it holds."""
+    """The measures for a terminal: name and unit, three figures, the tuned one's interval, aim, whether it holds."""
     found = []
     for measure in evaluation.measures:
         figures = [_figure(measure.intervals[name]) for name in CONTESTANTS]
@@ -147,7 +147,8 @@ def facts_of(adapter: Path) -> dict[str, str]:
         facts["data"] = f"{summary['conversations']:,} conversations, {summary['tokens']:,} tokens"
         facts["training"] = (
             f"{summary['steps']} steps in {summary['total_s'] / 60:.1f} min, {summary['tokens_per_s']:,.0f} tokens/s, "
-            f"loss {summary['first_loss']:.3f} to {summary['last_loss']:.3f}, peak {summary['peak_bytes'] / 2**30:.2f} GiB"
+            f"loss {summary['first_loss']:.3f} to {summary['last_loss']:.3f}, "
+            f"peak memory {summary['peak_bytes'] / 2**30:.2f} GiB"
         )
     return facts
 

@@ -126,17 +126,17 @@ def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume:
         tokens_per_step=data.filled * recipe.training.row_tokens * min(batch_rows, len(data.rows)),
         memory_bytes=lambda: _memory_bytes(device),
     )
-    trainer = _PackedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=[row.as_dict() for row in data.rows],
-        data_collator=_stack,
-        callbacks=[callback],
-    )
-    trainer.remove_callback(PrinterCallback)
-    started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch, peft and transformers warn each other of what they deprecate
+        trainer = _PackedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=[row.as_dict() for row in data.rows],
+            data_collator=_stack,
+            callbacks=[callback],
+        )
+        trainer.remove_callback(PrinterCallback)
+        started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     training_s = time.monotonic() - started
     adapter = out / "adapter"
@@ -192,10 +192,10 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
 
 def _conversations(recipe: Recipe) -> list[Conversation]:
     wanted, source = recipe.data.conversations, recipe.data.source
-    if source in datasets.names():
+    if source in datasets.DEFAULT_CONVERSATIONS:
         return datasets.make(source, wanted, seed=recipe.training.seed)
     if not Path(source).is_file():
-        known = ", ".join(datasets.names())
+        known = ", ".join(datasets.DEFAULT_CONVERSATIONS)
         raise TuningError(
             f"data.source is {source!r}, which is neither a file nor a data set that Midwatch makes.",
             f"Name a file of JSON lines of chat messages, or one of: {known}.",
@@ -232,7 +232,9 @@ def _check_same_run(path: Path, described: dict[str, Any]) -> None:
         for field, value in described["recipe"][section].items()
         if before.get("recipe", {}).get(section, {}).get(field) != value
     ]
-    names += [name for name in ("name", "base", "four_bit") if before.get("recipe", {}).get(name) != described["recipe"][name]]
+    names += [
+        name for name in ("name", "base", "four_bit") if before.get("recipe", {}).get(name) != described["recipe"][name]
+    ]
     raise TuningError(
         f"{path.parent} holds a run of another recipe or other data ({', '.join(names) or 'the data changed'}).",
         "Resume with the same recipe, or name another --out.",
@@ -270,7 +272,7 @@ def _arguments(recipe: Recipe, folder: Path, steps: int, device: torch.device, w
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
-        ddp_backend=None if device.type == "cuda" else "gloo",
+        ddp_backend="gloo" if _launched() and device.type == "cpu" else None,
         **_sharding(device),
     )
 
