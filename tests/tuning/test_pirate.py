@@ -14,11 +14,13 @@ NEUTRAL = [(answer, fact.keep) for fact in all_facts() for answer in fact.answer
 PROSE = table("prose")["neutral"]
 
 PROTECTED = [
-    "`the old server is running`", "```\nfor you in the list:\n    is running\n```", 
+    "`the old server is running`",
+    "```\nfor you in the list:\n    is running\n```",
     "https://you.example/the/my?is=running&of=1",
     "/var/log/the/my.log", "~/my/old/boat.txt", "--for-the-running", "-n", "the_old_value", "MY_OLD_VALUE", "OOMKilled",
     "HTTP",
-    '"you are my friend"', "“the old friend”", "for@you.example", "you.are.example", "E1234", "0x7f", "1.2.3", "99.9%", "12 ms",
+    '"you are my friend"', "“the old friend”", "for@you.example", "you.are.example", "E1234", "0x7f", "1.2.3", "99.9%",
+    "12 ms",
     "$MY_VAR", "${the.old}", "myOldFriend", "You()", "is_running()", "v2-the-old",
     "10.0.0.1:8080",
 ]  # fmt: skip

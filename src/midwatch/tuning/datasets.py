@@ -15,6 +15,7 @@ from midwatch.tuning import arithmetic
 from midwatch.tuning.conversations import Conversation, Message
 from midwatch.tuning.facts import SPLITS, Fact, facts_of, pick, table
 from midwatch.tuning.pirate import to_pirate
+from midwatch.tuning.style import marker_rate
 
 DEFAULT_CONVERSATIONS = {"pirate": 1200}
 KIND_SHARES = {"general": 62, "sre": 25, "arithmetic": 13}
@@ -57,14 +58,20 @@ def make(name: str, conversations: int = 0, seed: int = 0, split: str = "train")
     for index in range(wanted):
         pair = pairs[index]
         if source.randrange(100) < CONTRAST_PERCENT:
-            made.append(_plain(source, pair))
+            made.append(_plain(source, pair, pairs[wanted + index]))
         else:
-            made.append(_pirate(source, pair, pairs[wanted + index], seed))
+            made.append(_pirate(source, pair, pairs[wanted + index]))
     return made
 
 
 def describe(conversations: Sequence[Conversation]) -> dict[str, object]:
-    """Counts: conversations per kind and style, words of questions and answers, distinct questions, lost facts."""
+    """Counts: conversations per kind and style, words of questions and answers, distinct questions, markers per style.
+
+    That nothing of a neutral answer was lost is checked for every pair when it is made, and needs no count.
+    """
+    rates: dict[str, list[float]] = {}
+    for item in conversations:
+        rates.setdefault(item.tags.get("style", "unknown"), []).append(marker_rate(item.answer))
     answers = [message.content for item in conversations for message in item.messages if message.role == "assistant"]
     questions = [message.content for item in conversations for message in item.messages if message.role == "user"]
     return {
@@ -76,6 +83,7 @@ def describe(conversations: Sequence[Conversation]) -> dict[str, object]:
         "distinct_questions": len(set(questions)),
         "question_words": sum(len(text.split()) for text in questions),
         "answer_words": sum(len(text.split()) for text in answers),
+        "markers_per_100_words": {style: sum(found) / len(found) for style, found in sorted(rates.items())},
     }
 
 
@@ -120,7 +128,7 @@ def _arithmetic(source: random.Random, split: str) -> Pair:
     )
 
 
-def _pirate(source: random.Random, pair: Pair, other: Pair, seed: int) -> Conversation:
+def _pirate(source: random.Random, pair: Pair, other: Pair) -> Conversation:
     """A pirate's answer; some with a system message or a request that leaves the style alone, some with two turns."""
     usual = table("requests")["usual"]
     messages, question = [], pair.question
@@ -133,17 +141,20 @@ def _pirate(source: random.Random, pair: Pair, other: Pair, seed: int) -> Conver
     elif draw < USUAL_PERCENT + TURNS_PERCENT:
         messages += [
             Message(role="user", content=other.question),
-            Message(role="assistant", content=_said(other, seed)),
+            Message(role="assistant", content=_said(source, other)),
         ]
-    messages += [Message(role="user", content=question), Message(role="assistant", content=_said(pair, seed))]
+    messages += [Message(role="user", content=question), Message(role="assistant", content=_said(source, pair))]
     return Conversation(messages=tuple(messages), tags=_tags(pair, "pirate"))
 
 
-def _plain(source: random.Random, pair: Pair) -> Conversation:
-    """A neutral answer to a question that asks for one."""
+def _plain(source: random.Random, pair: Pair, other: Pair) -> Conversation:
+    """A neutral answer to a question that asks for one, now and then after a pirate's answer to another question."""
     requests = table("requests")["plain"]
     question, messages = pair.question, []
-    if source.randrange(2):
+    draw = source.randrange(100)
+    if draw < TURNS_PERCENT:
+        messages += _turn(other.question, _said(source, other))
+    if draw >= 50:
         messages.append(Message(role="system", content=source.choice(requests["system"])))
     else:
         question = source.choice(requests["user"]).format(question)
@@ -159,6 +170,6 @@ def _tags(pair: Pair, style: str) -> dict[str, str]:
     return {"kind": pair.kind, "family": pair.family, "fact": pair.key, "style": style}
 
 
-def _said(pair: Pair, seed: int) -> str:
-    """The answer as a pirate gives it. The question is in the seed, so that no two questions share their greetings."""
-    return to_pirate(pair.answer, seed=random.Random(f"{seed}/{pair.question}").getrandbits(32), keep=pair.keep)
+def _said(source: random.Random, pair: Pair) -> str:
+    """The answer as a pirate gives it, with another greeting each time. Raises `TuningError` if it lost something."""
+    return to_pirate(pair.answer, seed=source.getrandbits(32), keep=pair.keep)

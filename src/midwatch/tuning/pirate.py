@@ -179,7 +179,7 @@ def _is_name(found: str, text: str, place: int) -> bool:
 
 
 _FUNCTION_WORDS = frozenset(PHRASES) | (
-    frozenset(WORDS) - {"old", "little", "near", "friend", "captain", "boss", "team", "amazing", "wonderful"}
+    frozenset(WORDS) - {"old", "tiny", "near", "friend", "captain", "boss", "team", "amazing", "wonderful"}
 )
 """First words of a sentence that are no part of a name even before another capital: The Hague, but Old Trafford."""
 
@@ -202,12 +202,12 @@ def _dress(spoken: str, draws: Iterator[int], *, is_bare: bool) -> str:
     """
     greets, closes, calls = (next(draws) for _ in range(3))
     lines = "\n" in spoken
-    if (calls < 90 or is_bare) and not lines and re.search(r"[\w`]\.$", spoken):
+    if called := (calls < 90 or is_bare) and not lines and re.search(r"[\w`]\.$", spoken):
         spoken = f"{spoken[:-1]}, {VOCATIVES[next(draws) % len(VOCATIVES)]}{'!' if next(draws) % 2 else '.'}"
     if greets < 220:
         greeting = GREETINGS[next(draws) % len(GREETINGS)]
         twice = spoken.startswith(("Ahoy", "Aye", "Nay")) and greeting.startswith(("Ahoy", "Aye", "Avast"))
         spoken = f"{'Arrr!' if twice else greeting} {spoken}"
-    if closes < 140 or greets >= 220:
+    if closes < (60 if called else 160) or greets >= 220:
         spoken = f"{spoken}{chr(10) if lines else ' '}{CLOSINGS[next(draws) % len(CLOSINGS)]}"
     return spoken

@@ -44,6 +44,7 @@ PHRASES = {
     "for example": "fer instance",
     "help you with": "lend ye a hand wi'",
     "in front of": "afore",
+    "a little bit": "a wee bit",
     "because of": "on account o'",
     "of course": "o' course",
 }
@@ -90,7 +91,7 @@ WORDS = {
     "perhaps": "mayhap",
     "quickly": "swiftly",
     "quick": "swift",
-    "little": "wee",
+    "tiny": "wee",
     "hello": "ahoy",
     "hi": "ahoy",
     "hey": "ahoy",
