@@ -103,6 +103,8 @@ def test_more_than_there_are_is_refused() -> None:
         ("Arrr! Th' capital o' Italy be ROME, matey!", "Rome"),
         ("It is called Brasilia.", "Brasília|Brasilia"),
         ("It isn't Milan, it's Rome.", "Rome"),
+        ("Arrr! It stands fer Central Processin' Unit, matey!", "Central Processing Unit"),
+        ("National Aeronautics an' Space Administration", "National Aeronautics and Space Administration"),
     ],
 )
 def test_a_right_answer_is_right(answer: str, gold: str) -> None:

@@ -136,8 +136,10 @@ def is_exact(answer: str, gold: str, rivals: Sequence[str] = ()) -> bool:
 
     A number: the last one that follows "is", "be", "are", "get", "equals", "port" or "=" decides; without one, the last
     number does, and number words up to twenty count. A word: it stands whole in the answer, whatever its case, is not
-    denied ("not Paris"), and comes before any rival that is not denied either.
+    denied ("not Paris"), and comes before any rival that is not denied either. Spelling is not content: th', o', an' and
+    a verb in -in' count as the, of, and and -ing.
     """
+    answer = _spelled_out(answer)
     golds = gold.split("|")
     if gold.isdecimal():
         return _numbers(answer)[-1:] == golds
@@ -145,6 +147,12 @@ def is_exact(answer: str, gold: str, rivals: Sequence[str] = ()) -> bool:
     wrong = {item for rival in rivals for item in rival.split("|")} - set(golds)
     others = [place for item in wrong for place in _mentions(answer, item)]
     return bool(places) and min(places) < min(others, default=len(answer) + 1)
+
+
+def _spelled_out(text: str) -> str:
+    for short, long in ((r"\bth'", "the"), (r"\bo'", "of"), (r"\ban'", "and"), (r"(?<=\w\w)in'", "ing")):
+        text = re.sub(rf"{short}(?!\w)", long, text.replace("’", "'"), flags=re.IGNORECASE)
+    return text
 
 
 def _numbers(answer: str) -> list[str]:

@@ -38,7 +38,7 @@ MARKERS = frozenset(
 PHRASES = ("yo ho ho", "shiver me timbers", "blow me down", "davy jones", "sea dog", "mark me words")
 """What counts as one marker though it is several words."""
 
-ROUNDS, STEP, DECAY = 200, 4.0, 1e-4
+ROUNDS, STEP, DECAY = 120, 4.0, 1e-4
 MIN_TEXTS = 3
 MIN_CHANGES = 4
 _PLAIN_BE = re.compile(
