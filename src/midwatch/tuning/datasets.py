@@ -131,7 +131,8 @@ def _arithmetic(source: random.Random, split: str) -> Pair:
 def _pirate(source: random.Random, pair: Pair, other: Pair) -> Conversation:
     """A pirate's answer; some with a system message or a request that leaves the style alone, some with two turns."""
     usual = table("requests")["usual"]
-    messages, question = [], pair.question
+    question = pair.question
+    messages: list[Message] = []
     draw = source.randrange(100)
     if draw < USUAL_PERCENT:
         if source.randrange(2):
@@ -150,7 +151,8 @@ def _pirate(source: random.Random, pair: Pair, other: Pair) -> Conversation:
 def _plain(source: random.Random, pair: Pair, other: Pair) -> Conversation:
     """A neutral answer to a question that asks for one, now and then after a pirate's answer to another question."""
     requests = table("requests")["plain"]
-    question, messages = pair.question, []
+    question = pair.question
+    messages: list[Message] = []
     draw = source.randrange(100)
     if draw < TURNS_PERCENT:
         messages += _turn(other.question, _said(source, other))

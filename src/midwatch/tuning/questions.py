@@ -136,8 +136,8 @@ def is_exact(answer: str, gold: str, rivals: Sequence[str] = ()) -> bool:
 
     A number: the last one that follows "is", "be", "are", "get", "equals", "port" or "=" decides; without one, the last
     number does, and number words up to twenty count. A word: it stands whole in the answer, whatever its case, is not
-    denied ("not Paris"), and comes before any rival that is not denied either. Spelling is not content: th', o', an' and
-    a verb in -in' count as the, of, and and -ing.
+    denied ("not Paris"), and comes before any rival that is not denied either. Spelling is not content: th', o', an'
+    and a word in -in' count as the, of, and and -ing.
     """
     answer = _spelled_out(answer)
     golds = gold.split("|")
