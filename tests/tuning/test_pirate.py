@@ -158,3 +158,11 @@ def test_a_rule_that_loses_something_is_a_bug_that_raises(monkeypatch: pytest.Mo
     monkeypatch.setitem(pirate.WORDS, "seven", "many")
     with pytest.raises(TuningError, match="lost number word seven"):
         to_pirate("There are seven days.")
+
+
+@pytest.mark.parametrize(
+    "piece", ["a_", "a-", "a.", "1.", "a:", "'a ", "<", "`", "a@", "Aa ", "kubectl get ", "/-", "aA"]
+)
+def test_a_long_run_of_anything_comes_to_an_end(piece: str) -> None:
+    text = piece * 3000
+    assert survives(text, speak(text)) == []

@@ -25,17 +25,17 @@ PROTECTED = re.compile(
     r"|`[^`\n]*`"
     r"|^[ \t]*[$#>] [^\n]*|^(?: {4}|\t)[^\n]*"  # a prompt's line, an indented line
     r"|\"[^\"\n]*\"|“[^”\n]*”|(?<!\w)'[^'\n]*[^'\n\s]'(?!\w)"  # quotations
-    r"|\b[a-zA-Z][a-zA-Z+.-]*://[^\s)>\]]*[\w/]|\b[\w.+-]+@[\w-]+\.[\w.-]+"  # links, addresses
+    r"|\b[a-zA-Z][a-zA-Z0-9+-]{0,15}://[^\s)>\]]*[\w/]|\b[\w.+-]{1,64}@[\w-]+\.[\w.-]+"  # links, addresses
     rf"|(?<![\w-])(?:{COMMANDS})(?: +[^\s,;:!?()]+)+?(?=[.,;:!?)]?(?:\s*$|[,;:!?)]|\. ))"  # a command in a sentence
     r"|(?<![\w/])~?/[\w./~%+-]*\w|\b[A-Za-z]:\\[^\s]+"  # paths
     r"|(?<!\w)--?[A-Za-z][\w-]*(?:=[^\s,]+)?"  # flags
     r"|\$\w+|\$\{[^}\n]*\}"  # variables
-    r"|\b\w+(?:[._:/@-]\w+)*\d\w*(?:[._:/@-]\w+)*"  # anything that holds a digit
-    r"|\b\w+_\w[\w.]*|\b\w+(?:\.\w+)+(?:\(\))?|\b\w+\(\)"  # identifiers, file names, hosts, calls
-    r"|\b[A-Z][A-Za-z]*[A-Z]\w*|\b[a-z]+[A-Z]\w*"  # acronyms, CamelCase
     r"|<[^<>\n]*>",
     re.DOTALL | re.MULTILINE,
 )
+TOKEN = re.compile(r"\w+(?:[.:/@-]\w+)*(?:\(\))?")
+TECHNICAL = re.compile(r"[\d_]|\w\.\w|\(\)|[A-Z][A-Za-z]*[A-Z]|[a-z][A-Z]")
+"""What makes a token an identifier, a file name, a host, a call, an acronym or anything with a digit."""
 
 WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:\n]|[-*•]|\d\.)[\s\"'(*_]*$")
@@ -94,7 +94,7 @@ _NUMBER_WORD = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(
-    r"\b\d[\d.,]*[ -]?(?:%|°C|°F|ms|seconds?|minutes?|hours?|days?|weeks?|months?|years?|percent|dollars?|cents?|"
+    r"\b\d[\d.,]{0,15}[ -]?(?:%|°C|°F|ms|seconds?|minutes?|hours?|days?|weeks?|months?|years?|percent|dollars?|cents?|"
     r"bytes?|[KMGT]i?B|bits?|km|kilometres?|kilometers?|metres?|meters?|cm|mm|kg|grams?|litres?|liters?|miles?|degrees?)"
     r"(?!\w)"
 )
@@ -107,7 +107,7 @@ def _essentials(text: str, keep: Collection[str], *, everywhere: bool = False) -
     names = [
         match.group()
         for match in re.finditer(r"(?<![\w'’])[A-Z][A-Za-z]+(?!\w)", prose)
-        if everywhere or not _SENTENCE_END.search(prose[: match.start()])
+        if everywhere or not _SENTENCE_END.search(prose[max(0, match.start() - 40) : match.start()])
     ]
     kept = [word for word in set(keep) for _ in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
     return {
@@ -126,6 +126,7 @@ def _essentials(text: str, keep: Collection[str], *, everywhere: bool = False) -
 def _protected(text: str, keep: Collection[str]) -> Iterator[tuple[int, int]]:
     """Spans that no rule may touch, in order and apart."""
     spans = [match.span() for match in PROTECTED.finditer(text)]
+    spans += [match.span() for match in TOKEN.finditer(text) if TECHNICAL.search(match.group())]
     for word in keep:
         spans += [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
     end = 0
