@@ -205,14 +205,16 @@ def base_of(adapter: Path) -> str:
 
 def _show(found: Evaluation) -> None:
     """The measures as a table."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from midwatch.tuning import report
 
-    table = Table(title=f"answered by {found.answered_by}", title_justify="left")
-    for heading in ("measure", "base", "prompted", "tuned", "interval", "aim", "holds"):
-        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    table = Table(title=f"answered by {found.answered_by}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("measure")
+    for heading in ("base", "prompted", "tuned", "95 % interval", "aim"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for line in report.lines(found):
         table.add_row(*line)
-    Console().print(table)
+    Console(highlight=False).print(table)
