@@ -57,11 +57,13 @@ def evaluate(
     settings = settings_module.load()
     folders = name_adapters([adapter_folder(path) for path in adapter])
     chosen = base or base_of(next(iter(folders.values())))
+    asked = suite.pirate(prompts)
     console = Console(stderr=True, highlight=False)
     with console.status(f"loading {chosen}") as status:
+        tell = status.update if console.is_terminal else console.print
         answerer = open_answerer(with_, chosen, folders, settings, threads)
-        judge, asked = suite.PirateJudge(), suite.pirate(prompts)
-        found = evaluation.evaluate(answerer, asked, judge, list(folders), max_tokens=max_tokens, tell=status.update)
+        judge = suite.PirateJudge()
+        found = evaluation.evaluate(answerer, asked, judge, list(folders), max_tokens=max_tokens, tell=tell)
     first = next(iter(folders.values()))
     subject = report.Subject(name=report.name_of(first), facts={"base": chosen, **report.facts_of(first)})
     paths = report.write(found, subject, out or first.parent / "evaluation", spans=judge.spans)
