@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from midwatch.errors import TuningError
 from midwatch.tuning import arithmetic
 from midwatch.tuning.conversations import Conversation, Message
-from midwatch.tuning.facts import SPLITS, Fact, facts_of, pick, table
+from midwatch.tuning.facts import SPLITS, Fact, facts_of, pick, split_of, table
 from midwatch.tuning.pirate import to_pirate
 from midwatch.tuning.style import marker_rate
 
@@ -119,6 +119,8 @@ def _arithmetic(source: random.Random, split: str) -> Pair:
     else:
         templates = source.choice([arithmetic.STORIES, arithmetic.SUMS])
     problem = arithmetic.make_problem(source, templates)
+    while split != "heldout" and split_of(problem.question) != split:
+        problem = arithmetic.make_problem(source, templates)
     return Pair(
         kind="arithmetic",
         family=problem.template,
