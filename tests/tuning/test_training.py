@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe_file(tmp_path: Path, base: Path) -> Path:
-    write_jsonl(tmp_path / "pairs.jsonl", pairs())
+    write_jsonl(pairs(), tmp_path / "pairs.jsonl")
     path = tmp_path / "recipe.toml"
     path.write_text(
         f"""
@@ -191,7 +191,7 @@ def test_conversations_longer_than_a_row_are_counted_and_said(recipe: Recipe, tm
     long = Conversation(
         messages=(Message(role="user", content="x" * 300), Message(role="assistant", content="y")), tags={}
     )
-    write_jsonl(Path(recipe.data.source), [*pairs(), long])
+    write_jsonl([*pairs(), long], Path(recipe.data.source))
     summary, watcher = train(changed(recipe, "training", max_steps=1), tmp_path / "out")
     assert summary.too_long == 1
     assert any("1 longer than a row left out" in text for text in watcher.stages)

@@ -6,6 +6,7 @@ bfloat16 on a CPU too, where dequantizing to float32 is about a hundred times sl
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,11 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
     try:
         import bitsandbytes  # noqa: F401
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise TuningError(f"Fine-tuning needs {error.name}, which is not installed.", INSTALL) from None
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel that only a hub has, and works without
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
