@@ -27,7 +27,7 @@ class ClosedQuestion:
     messages: Chat
     """The question as one user message."""
     gold: str
-    """The word or number that a right answer holds."""
+    """The word or number that a right answer holds; alternatives are apart by a bar."""
     reference: str
     """A right answer in neutral English, whole, for measuring its likelihood."""
     family: str
@@ -84,9 +84,9 @@ def closed_questions(n: int, seed: int = 0) -> list[ClosedQuestion]:
     """
     questions = [_closed(fact) for fact in (*facts_of("heldout"), *facts_of("unseen")) if fact.gold]
     source = random.Random(f"closed/{seed}")
-    for number in range(SUMS):
-        templates = (arithmetic.SUMS, arithmetic.HELDOUT_SUMS, arithmetic.HELDOUT_STORIES)[number % 3]
-        problem = arithmetic.make_problem(source, templates)
+    easy = {name: template for name, template in arithmetic.SUMS.items() if template[2] != "take"}
+    for _ in range(SUMS):
+        problem = arithmetic.make_problem(source, easy)
         questions.append(
             ClosedQuestion(
                 messages=_asked(problem.question),
@@ -115,7 +115,7 @@ def _asked(question: str) -> Chat:
     return [{"role": "user", "content": question}]
 
 
-SUMS = 60
+SUMS = 30
 T = TypeVar("T")
 
 
@@ -134,14 +134,16 @@ NUMBER_WORDS = (
 def is_exact(answer: str, gold: str, rivals: Sequence[str] = ()) -> bool:
     """Whether an answer holds the right word or number and does not say otherwise.
 
-    A number: the last one that follows "answer is", "is", "be", "get" or "=" decides; without one, the last number
+    A number: the last one that follows "is", "be", "are", "get", "equals", "port" or "=" decides; without one, the last number
     does, and number words up to twenty count. A word: it stands whole in the answer, whatever its case, is not denied
     ("not Paris"), and comes before any rival that is not denied either.
     """
-    if re.fullmatch(r"\d+", gold):
-        return _numbers(answer)[-1:] == [gold]
-    places = _mentions(answer, gold)
-    others = [place for rival in rivals if rival != gold for place in _mentions(answer, rival)]
+    golds = gold.split("|")
+    if gold.isdecimal():
+        return _numbers(answer)[-1:] == golds
+    places = [place for item in golds for place in _mentions(answer, item)]
+    wrong = {item for rival in rivals for item in rival.split("|")} - set(golds)
+    others = [place for item in wrong for place in _mentions(answer, item)]
     return bool(places) and min(places) < min(others, default=len(answer) + 1)
 
 
@@ -151,7 +153,9 @@ def _numbers(answer: str) -> list[str]:
     text = words.sub(lambda match: str(NUMBER_WORDS.index(match.group().lower())), answer.replace("**", ""))
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
     one = r"-?\d+(?:\.\d*[1-9])?"
-    told = re.findall(rf"(?:\b(?:is|be|are|get|gives|equals?)\b|=)[:\s$]*({one})(?![\w/])(?!\s*[-+*x×/=]\s*\d)", text)
+    told = re.findall(
+        rf"(?:\b(?:is|be|are|get|gives|equals?|port)\b|=)[:\s$]*({one})(?![\w/])(?!\s*[-+*x×/=]\s*\d)", text
+    )
     return told or re.findall(rf"(?<![\w.])({one})(?![\w/])", text)
 
 
