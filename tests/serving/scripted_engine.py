@@ -167,9 +167,11 @@ def _logprob(text: str) -> TokenLogprob:
 
 
 @contextmanager
-def serve(open_model: OpenModel, failures: list[MidwatchError] | None = None) -> Iterator[str]:
+def serve(
+    open_model: OpenModel, failures: list[MidwatchError] | None = None, *, name: str = "scripted"
+) -> Iterator[str]:
     """Serve on a free port from a thread; yields the base URL."""
-    app = create_app("scripted", open_model, on_failed=(failures if failures is not None else []).append)
+    app = create_app(name, open_model, on_failed=(failures if failures is not None else []).append)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

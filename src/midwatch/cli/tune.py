@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from midwatch.cli.tune_eval import evaluate
+from midwatch.cli.tune_eval import adapter_folder, base_of, evaluate
 from midwatch.errors import TuningError
 
 if TYPE_CHECKING:
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 
 RECIPE = typer.Argument(metavar="RECIPE", help="A shipped recipe (pirate-smollm2, pirate-llama3-8b) or a TOML file.")
 LINE_EVERY_S = 5.0
+
+
+class Kind(StrEnum):
+    """What an export writes."""
+
+    safetensors = "safetensors"
+    bf16 = "bf16"
+    f16 = "f16"
+    q8_0 = "q8_0"
+    q4_1 = "q4_1"
+
+
+class How(StrEnum):
+    """Which weights an adapter is merged into."""
+
+    qdq = "qdq"
+    full = "16bit"
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +75,71 @@ def run(
         f"loss {summary.first_loss:.3f} to {summary.last_loss:.3f}, peak {summary.peak_bytes / 2**30:.2f} GiB"
     )
     typer.echo(f"{summary.adapter}  {summary.adapter_bytes / 1e6:.1f} MB")
+
+
+def plan(
+    recipe: Annotated[str, RECIPE],
+    base: Annotated[str | None, typer.Option(help="Another base than the recipe's: a name or a folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")] = False,
+) -> None:
+    """Arithmetic only: nothing is loaded. The base's shape is read from its folder, or is a known one."""
+    from midwatch.cli import tune_plan
+
+    tune_plan.show(_recipe(recipe, seed=None, steps=None, base=base), _settings(), as_json=as_json)
+
+
+def data(
+    source: Annotated[str, typer.Argument(metavar="NAME|FILE", help="pirate, or a file of JSON lines to check.")],
+    to: Annotated[Path | None, typer.Option(help="Write the conversations here, as JSON lines.")] = None,
+    conversations: Annotated[int, typer.Option(min=0, help="How many; 0 takes the data set's own number.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same conversations.")] = 0,
+    split: Annotated[str, typer.Option(help="train, heldout or classifier; they share no fact.")] = "train",
+    show: Annotated[int, typer.Option(min=0, help="Print so many of them.")] = 3,
+) -> None:
+    """Make or check a data set, say what is in it, and show a few conversations."""
+    from midwatch.tuning import datasets
+    from midwatch.tuning.conversations import read_jsonl, write_jsonl
+
+    if Path(source).is_file():
+        found = read_jsonl(Path(source))
+    else:
+        found = datasets.make(source, conversations, seed=seed, split=split)
+    for conversation in found[:show]:
+        for message in conversation.messages:
+            typer.echo(f"{message.role:>9}  {message.content}")
+        typer.echo("")
+    for name, value in datasets.describe(found).items():
+        typer.echo(f"{name}: {value}")
+    if to is not None:
+        write_jsonl(found, to)
+        typer.echo(f"{to}  {len(found):,} conversations")
+
+
+def export(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter's folder, or a run's.")],
+    to: Annotated[Path, typer.Option(help="A folder for safetensors; a .gguf file for a GGUF kind.")],
+    kind: Annotated[Kind, typer.Option(help="What to write.")] = Kind.safetensors,
+    how: Annotated[How, typer.Option(help="qdq: into the rounded weights it was trained on. 16bit: into the base.")] = (
+        How.qdq
+    ),
+    base: Annotated[str | None, typer.Option(help="The base; what the adapter names if absent.")] = None,
+) -> None:
+    """Merge an adapter into its base and write the whole as one model."""
+    import tempfile
+
+    from midwatch.tuning.base import find_base
+    from midwatch.tuning.merge import merge
+
+    folder = adapter_folder(adapter)
+    base_folder = find_base(base or base_of(folder), _settings().cache_dir)
+    if kind is Kind.safetensors:
+        typer.echo(str(merge(base_folder, folder, to, how=how.value)))
+        return
+    from midwatch.tuning.export import export as write_gguf
+
+    with tempfile.TemporaryDirectory(prefix="midwatch-merge-", dir=to.resolve().parent) as temporary:
+        merged = merge(base_folder, folder, Path(temporary) / "merged", how=how.value)
+        typer.echo(str(write_gguf(merged, to, kind=kind.value)))
 
 
 def _settings() -> Settings:

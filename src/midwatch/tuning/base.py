@@ -6,6 +6,7 @@ bfloat16 on a CPU too, where dequantizing to float32 is about a hundred times sl
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,11 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
     try:
         import bitsandbytes  # noqa: F401
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise TuningError(f"Fine-tuning needs {error.name}, which is not installed.", INSTALL) from None
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel that only a hub has, and works without
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -72,7 +76,9 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise ModelError(f"{folder} cannot be loaded: {str(error)[:300]}", "Fetch or convert the base again.") from error
+        raise ModelError(
+            f"{folder} cannot be loaded: {str(error)[:300]}", "Fetch or convert the base again."
+        ) from error
     model.requires_grad_(False)
     model.config.use_cache = False
     return model  # type: ignore[no-any-return]

@@ -57,7 +57,8 @@ def latest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     # The first checkpoint of a run that was killed while writing it is no loss: the run simply begins again.
     if wrong and any("not written to its end" not in text for text in wrong):
         raise TuningError(
-            f"No checkpoint in {folder} is whole ({'; '.join(wrong)}).", "Begin again without --resume, in another --out."
+            f"No checkpoint in {folder} is whole ({'; '.join(wrong)}).",
+            "Begin again without --resume, in another --out.",
         )
     return None
 

@@ -124,7 +124,7 @@ def _convert(source: _Source, target: Path, dtype: Dtype, tools: Tools) -> Path:
         writer = TensorWriter(folder)
         for theirs in names:
             values = dequantize(checkpoint.tensor(theirs), kind)
-            writer.add(hugging_face_name(theirs), values[0] if _is_vector(theirs) else values)
+            writer.add(hugging_face_name(theirs), values[0] if is_vector(theirs) else values)
             tools.progress("converting", writer.total_bytes, total_bytes)
         checkpoint.check_all_taken()
         writer.close()
@@ -177,7 +177,8 @@ def hugging_face_config(config: ModelConfig, dtype: str, ids: dict[str, Any]) ->
     }
 
 
-def _is_vector(name: str) -> bool:
+def is_vector(name: str) -> bool:
+    """True for norms and biases, which have one row."""
     return name.endswith(("norm", "bias"))
 
 

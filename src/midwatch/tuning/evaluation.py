@@ -61,6 +61,8 @@ class Record:
     words: int
     right: bool | None
     """None where there is no right answer."""
+    expected: str | None
+    """What a right answer holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +106,9 @@ def evaluate(
     asked = {name: panel.ask(name, conversations) for name, conversations in sets.items()}
     found = [
         *measures.style(asked["style"], asked["closed"], asked["plain"], judge, bootstrap_seed),
-        *measures.content(asked["closed"], suite.closed, judge, bootstrap_seed),
+        *measures.content(asked["closed"], suite.closed, bootstrap_seed),
         *_likelihoods(panel, suite, bootstrap_seed),
-        *measures.lengths(asked["style"], asked["closed"], bootstrap_seed),
+        *measures.form(asked["style"], asked["closed"], bootstrap_seed),
     ]
     records = [
         record
@@ -199,8 +201,8 @@ def _likelihoods(panel: _Panel, suite: Suite, seed: int) -> list[Measure]:
     references = [item.reference for item in suite.closed]
     usual = [item.messages for item in suite.closed]
     ways: dict[str, Sequence[Conversation]] = {
-        "NLL of the neutral answer, change": usual,
-        "NLL of the neutral answer, change, asked for plain English": [suite.ask_plainly(item) for item in usual],
+        "NLL change of the neutral answer": usual,
+        "NLL change of the neutral answer, asked plainly": [suite.ask_plainly(item) for item in usual],
     }
     return [
         measures.likelihood(name, panel.likelihoods(name, conversations, references), seed)
@@ -228,7 +230,8 @@ def _records(
             styled=judge.is_styled(text),
             markers_per_100_words=judge.marker_rate(text),
             words=len(text.split()),
-            right=judge.is_exact(text, questions[index].gold) if name == "closed" else None,
+            right=questions[index].is_right(text) if name == "closed" else None,
+            expected=questions[index].gold if name == "closed" else None,
         )
         for contestant in CONTESTANTS
         for row, texts in enumerate(answers[contestant])

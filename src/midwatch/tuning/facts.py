@@ -14,6 +14,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+KINDS = ("sre", "general")
 SPLITS = ("train", "heldout", "classifier")
 
 
@@ -34,7 +35,7 @@ class Fact:
     answers: tuple[str, ...]
     """Ways to answer, in neutral English."""
     gold: str = ""
-    """The word or number that a right answer holds; empty for an open question."""
+    """The word or number that a right answer holds, alternatives apart by a bar; empty for an open question."""
     rivals: tuple[str, ...] = ()
     """What answers the family's other questions: a wrong answer is often one of them."""
     keep: tuple[str, ...] = ()
@@ -96,19 +97,20 @@ def _open(kind: str, family: dict[str, Any]) -> Iterator[Fact]:
     column = family.get("gold")
     golds = [row[column] for row in family.get("rows", ())] if column is not None else []
     for row in family.get("rows", ()):
+        cells = [cell.partition("|")[0] for cell in row]
         key = f"{name}: {row[0]}"
         gold = row[column] if column is not None else ""
-        asked = tuple(_capital(question.format(*row)) for question in family["ask"])
+        asked = tuple(_capital(question.format(*cells)) for question in family["ask"])
         yield Fact(
             key=key,
             kind=kind,
             family=name,
             split="unseen" if unseen else split_of(key),
             questions=asked,
-            answers=tuple(_capital(answer.format(*row)) for answer in family["say"]),
+            answers=tuple(_capital(answer.format(*cells)) for answer in family["say"]),
             gold=gold,
-            rivals=tuple(sorted({other for other in golds if other != gold})),
-            keep=(gold, row[0]) if gold else (),
+            rivals=tuple(sorted({other for other in golds if not set(other.split("|")) & set(gold.split("|"))})),
+            keep=(cells[column], cells[0]) if column is not None else (),
         )
 
 

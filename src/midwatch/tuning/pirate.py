@@ -13,194 +13,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from midwatch.errors import TuningError
-
-PHRASES = {
-    "it is not": "it ain't",
-    "there is not": "there ain't",
-    "it is": "'tis",
-    "it's": "'tis",
-    "it was": "'twas",
-    "it will be": "'twill be",
-    "is not": "ain't",
-    "are not": "ain't",
-    "i am": "I be",
-    "i'm": "I be",
-    "you're": "ye be",
-    "we're": "we be",
-    "they're": "they be",
-    "that's": "that be",
-    "there's": "there be",
-    "here's": "here be",
-    "what's": "what be",
-    "where's": "where be",
-    "he's": "he be",
-    "she's": "she be",
-    "thank you": "thank ye",
-    "good morning": "fair mornin'",
-    "good evening": "fair evenin'",
-    "good luck": "fair winds",
-    "a lot of": "a boatload o'",
-    "lots of": "boatloads o'",
-    "look at": "cast yer eye on",
-    "look for": "keep a weather eye out fer",
-    "look out for": "keep a weather eye out fer",
-    "have a look at": "cast yer eye on",
-    "watch for": "keep a weather eye out fer",
-    "make sure": "make certain sure",
-    "as well as": "along wi'",
-    "right away": "smartly",
-    "i think": "I reckon",
-    "i believe": "I reckon",
-    "for example": "fer instance",
-    "help you with": "lend ye a hand wi'",
-    "in front of": "afore",
-    "because of": "on account o'",
-    "of course": "o' course",
-}
-"""Phrases, tried before words and the longest first."""
-
-WORDS = {
-    "the": "th'",
-    "you": "ye",
-    "your": "yer",
-    "yours": "yers",
-    "yourself": "yerself",
-    "my": "me",
-    "myself": "meself",
-    "is": "be",
-    "are": "be",
-    "am": "be",
-    "isn't": "ain't",
-    "aren't": "ain't",
-    "and": "an'",
-    "of": "o'",
-    "for": "fer",
-    "with": "wi'",
-    "without": "wi'out",
-    "them": "'em",
-    "before": "afore",
-    "between": "betwixt",
-    "among": "amongst",
-    "while": "whilst",
-    "often": "oft",
-    "until": "'til",
-    "about": "'bout",
-    "around": "'round",
-    "against": "'gainst",
-    "over": "o'er",
-    "never": "ne'er",
-    "ever": "e'er",
-    "even": "e'en",
-    "almost": "nigh on",
-    "nearly": "nigh on",
-    "near": "nigh",
-    "old": "ol'",
-    "very": "mighty",
-    "really": "truly",
-    "maybe": "mayhap",
-    "perhaps": "mayhap",
-    "quickly": "swiftly",
-    "quick": "swift",
-    "small": "wee",
-    "little": "wee",
-    "hello": "ahoy",
-    "hi": "ahoy",
-    "hey": "ahoy",
-    "goodbye": "fair winds",
-    "bye": "fair winds",
-    "thanks": "thankee",
-    "okay": "aye",
-    "friend": "matey",
-    "friends": "mateys",
-    "colleague": "shipmate",
-    "colleagues": "shipmates",
-    "teammate": "shipmate",
-    "teammates": "shipmates",
-    "team": "crew",
-    "teams": "crews",
-    "boss": "cap'n",
-    "captain": "cap'n",
-    "everyone": "all hands",
-    "everybody": "all hands",
-    "people": "folk",
-    "beginner": "greenhorn",
-    "beginners": "greenhorns",
-    "money": "coin",
-    "meal": "mess",
-    "kitchen": "galley",
-    "trip": "voyage",
-    "journey": "voyage",
-    "happy": "merry",
-    "tired": "weary",
-    "wonderful": "grand",
-    "amazing": "wondrous",
-    "today": "this day",
-    "nothing": "naught",
-    "just": "jus'",
-    "also": "likewise",
-    "understand": "savvy",
-    "sturdy": "seaworthy",
-}
-"""Words, each for what may stand in its place in every sentence."""
-
-ANSWERS = {"yes": "aye", "no": "nay", "sure": "aye"}
-"""Words that are changed only where they answer: first in a text, with a comma, full stop or exclamation mark."""
-
-KEPT_ING = frozenset(
-    [
-        "ceiling",
-        "sibling",
-        "siblings",
-        "darling",
-        "duckling",
-        "gosling",
-        "sapling",
-        "yearling",
-        "fledgling",
-        "seedling",
-        "shilling",
-        "sterling",
-        "inkling",
-        "being",
-        "lightning",
-        "viking",
-        "wellbeing",
-        "cling",
-    ]
-)
-
-GREETINGS = (
-    "Ahoy, matey!",
-    "Arrr!",
-    "Ahoy there!",
-    "Arrr, matey!",
-    "Yo ho ho!",
-    "Avast, matey!",
-    "Shiver me timbers!",
-    "Ahoy, me hearty!",
-    "Aye aye, matey!",
-    "Blow me down!",
-    "Ahoy, shipmate!",
-    "Arrr, me hearty!",
-)
-CLOSINGS = (
-    "Arrr!",
-    "Savvy?",
-    "Yo ho ho!",
-    "Fair winds to ye, matey!",
-    "So says this ol' sea dog!",
-    "Or me name ain't a pirate's!",
-    "Mark me words, matey!",
-    "Aye, that be th' truth, matey!",
-    "By Davy Jones!",
-    "Now hoist th' sails, me hearty!",
-)
-VOCATIVES = ("matey", "me hearty", "ye landlubber", "shipmate", "arrr")
+from midwatch.tuning.pirate_words import ANSWERS, CLOSINGS, GREETINGS, KEPT_ING, PHRASES, VOCATIVES, WORDS
 
 COMMANDS = (
     "kubectl|systemctl|journalctl|docker|podman|helm|terraform|ansible|psql|pg_dump|redis-cli|mysql|curl|wget|ssh|scp|"
-    "rsync|sudo|grep|awk|sed|chmod|chown|mkdir|git|pip|apt|apt-get|yum|dnf|npm|ip|iptables|netstat|tcpdump|strace|lsof|"
-    "dmesg|dig|nslookup|traceroute|openssl|crontab|tar|df|du|ps|ls|rm|cp|mv|kill|htop|vmstat|iostat"
+    "rsync|sudo|grep|awk|sed|chmod|chown|mkdir|git|pip|apt-get|apt|yum|dnf|npm|ip|iptables|netstat|tcpdump|strace|lsof|"
+    "dmesg|nslookup|traceroute|openssl|crontab|df|du|ps|ls|rm|htop|vmstat|iostat"
 )
 PROTECTED = re.compile(
     r"```.*?(?:```|\Z)"  # fenced code
@@ -222,7 +40,7 @@ PROTECTED = re.compile(
 WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:\n]|[-*•]|\d\.)[\s\"'(*_]*$")
 _PHRASE = re.compile(
-    r"(?<![\w'’-])(?:" + "|".join(re.escape(key) for key in sorted(PHRASES, key=len, reverse=True)) + r")(?![\w'’-])",
+    r"(?<![\w'’-])(?:" + "|".join(sorted(PHRASES, key=len, reverse=True)).replace("'", "['’]") + r")(?![\w'’-])",
     re.IGNORECASE,
 )
 _ANSWER = re.compile(r"^\s*(yes|no|sure)(?=[,.!])", re.IGNORECASE)
@@ -235,14 +53,12 @@ def to_pirate(text: str, seed: int = 0, keep: Collection[str] = ()) -> str:
     second greeting, so doing it twice is doing it once. Raises `TuningError` if something was lost, which is a bug.
     """
     spoken = speak(text, keep)
-    if not spoken.strip():
-        return spoken
-    if not spoken.startswith(GREETINGS) and not spoken.rstrip().endswith(CLOSINGS):
-        spoken = _dress(spoken.strip(), _draws(f"{seed}\n{text}"))
     lost = survives(text, spoken, keep)
     if lost:
         raise TuningError(f"The pirate rules lost {', '.join(lost)} of {text!r}: {spoken!r}.", "Mend the rules.")
-    return spoken
+    if not spoken.strip() or spoken.startswith(GREETINGS) or spoken.rstrip().endswith(CLOSINGS):
+        return spoken
+    return _dress(spoken.strip(), _draws(f"{seed}\n{text}"), is_bare=spoken == text)
 
 
 def speak(text: str, keep: Collection[str] = ()) -> str:
@@ -272,8 +88,8 @@ _NUMBER_WORD = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(
-    r"\b\d[\d.,]*[ -]?(?:%|°C|°F|ms|seconds?|minutes?|hours?|days?|weeks?|months?|years?|percent|dollars?|cents?|bytes?|"
-    r"[KMGT]i?B|bits?|km|kilometres?|kilometers?|metres?|meters?|cm|mm|kg|grams?|litres?|liters?|miles?|degrees?)"
+    r"\b\d[\d.,]*[ -]?(?:%|°C|°F|ms|seconds?|minutes?|hours?|days?|weeks?|months?|years?|percent|dollars?|cents?|"
+    r"bytes?|[KMGT]i?B|bits?|km|kilometres?|kilometers?|metres?|meters?|cm|mm|kg|grams?|litres?|liters?|miles?|degrees?)"
     r"(?!\w)"
 )
 
@@ -320,7 +136,7 @@ def _words(text: str, start: int, stop: int) -> str:
         found = match.group()
         if _is_name(found, text, start + match.start()):
             return found
-        return _cased(PHRASES[found.lower().replace("’", "'")], found, text, start + match.start())
+        return _cased(PHRASES[found.lower().replace("’", "'")], found)
 
     piece, end = [], 0
     free = text[start:stop]
@@ -340,11 +156,11 @@ def _single(text: str, start: int, stop: int) -> str:
         if text[place - 1 : place] in ("-", "'", "’") or text[start + match.end() :][:1] in ("-", "'"):
             return found
         if answer and place == answer.start(1):
-            return _cased(ANSWERS[lower], found, text, place)
-        if _is_name(found, text, place):
+            return _cased(ANSWERS[lower], found)
+        if _is_name(found, text, place) or (lower == "am" and text[:place].rstrip()[-1:].isdigit()):  # 7 am
             return found
         if lower in WORDS:
-            return _cased(WORDS[lower], found, text, place)
+            return _cased(WORDS[lower], found)
         if found.islower() and re.search(r"[aeiouy].*ing$", found) and found not in KEPT_ING:
             return found[:-1] + "'"
         return found
@@ -362,44 +178,13 @@ def _is_name(found: str, text: str, place: int) -> bool:
     return bool(following) and found.lower() not in _FUNCTION_WORDS
 
 
-_FUNCTION_WORDS = frozenset(
-    [
-        "the",
-        "you",
-        "your",
-        "my",
-        "is",
-        "are",
-        "am",
-        "isn't",
-        "aren't",
-        "and",
-        "of",
-        "for",
-        "with",
-        "without",
-        "before",
-        "between",
-        "among",
-        "while",
-        "until",
-        "about",
-        "around",
-        "against",
-        "over",
-        "never",
-        "ever",
-        "even",
-        "hello",
-        "hi",
-        "hey",
-        "thanks",
-        "okay",
-    ]
-) | set(PHRASES)
+_FUNCTION_WORDS = frozenset(PHRASES) | (
+    frozenset(WORDS) - {"old", "tiny", "near", "friend", "captain", "boss", "team", "amazing", "wonderful"}
+)
+"""First words of a sentence that are no part of a name even before another capital: The Hague, but Old Trafford."""
 
 
-def _cased(new: str, old: str, text: str, place: int) -> str:
+def _cased(new: str, old: str) -> str:
     """A capital where the old one had it as a sentence's first letter, behind an apostrophe too ('Tis)."""
     if not old[0].isupper() or new.startswith("I "):
         return new
@@ -411,18 +196,18 @@ def _draws(text: str) -> Iterator[int]:
     yield from hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _dress(spoken: str, draws: Iterator[int]) -> str:
-    """Greeting, closing, and now and then a word to the reader before the last full stop; one of them at least."""
+def _dress(spoken: str, draws: Iterator[int], *, is_bare: bool) -> str:
+    """Greeting or closing or both, and a word to the reader before the last full stop: now and then, and always if no
+    rule changed the text (`is_bare`).
+    """
     greets, closes, calls = (next(draws) for _ in range(3))
     lines = "\n" in spoken
-    if calls < 90 and not lines and re.search(r"[a-z0-9]\.$", spoken):
+    if called := (calls < 90 or is_bare) and not lines and re.search(r"[\w`]\.$", spoken):
         spoken = f"{spoken[:-1]}, {VOCATIVES[next(draws) % len(VOCATIVES)]}{'!' if next(draws) % 2 else '.'}"
     if greets < 220:
         greeting = GREETINGS[next(draws) % len(GREETINGS)]
-        if not spoken.startswith(("Ahoy", "Aye", "Nay")) or greeting.startswith(("Arrr", "Shiver", "Blow", "Yo")):
-            spoken = f"{greeting} {spoken}"
-        else:
-            spoken = f"Arrr! {spoken}"
-    if closes < 140 or greets >= 220:
+        twice = spoken.startswith(("Ahoy", "Aye", "Nay")) and greeting.startswith(("Ahoy", "Aye", "Avast"))
+        spoken = f"{'Arrr!' if twice else greeting} {spoken}"
+    if closes < (60 if called else 160) or greets >= 220:
         spoken = f"{spoken}{chr(10) if lines else ' '}{CLOSINGS[next(draws) % len(CLOSINGS)]}"
     return spoken

@@ -13,15 +13,18 @@ from xml.sax.saxutils import escape
 from midwatch.tuning.bootstrap import Interval
 from midwatch.tuning.measures import BASE, PROMPTED, TUNED, Measure
 
-WIDTH, HEIGHT = 560, 372
-LEFT, RIGHT, TOP, BOTTOM = 52, 24, 20, 48
+WIDTH, HEIGHT = 420, 330
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 20, 46
 LINE = 15
 """Height of a line of text."""
+LABEL_WIDTH = 170
+"""About how wide a label is."""
 LABELS = {BASE: "base", PROMPTED: "base, prompted", TUNED: "tuned"}
 
 _STYLE = """
 .mw { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
-.mw text { fill: #545c68; } .mw .name { fill: #15181d; font-weight: 600; }
+.mw text { fill: #545c68; stroke: #fff; stroke-width: 3; paint-order: stroke; }
+.mw .name { fill: #15181d; font-weight: 600; }
 .mw .grid { stroke: #e2e5ea; } .mw .axis { stroke: #8b95a5; }
 .mw .aim { fill: #18734a; fill-opacity: .13; stroke: #18734a; stroke-dasharray: 3 3; }
 .mw .aim-name { fill: #18734a; }
@@ -29,7 +32,7 @@ _STYLE = """
 .mw .tuned { fill: #2458c7; stroke: #2458c7; } .mw .seed { fill: none; }
 .mw line { stroke-width: 1; } .mw .reach { stroke-width: 2; }
 @media (prefers-color-scheme: dark) {
-.mw text { fill: #9da6b3; } .mw .name { fill: #e7e9ed; }
+.mw text { fill: #9da6b3; stroke: #15181d; } .mw .name { fill: #e7e9ed; }
 .mw .grid { stroke: #272c34; } .mw .axis { stroke: #77818f; }
 .mw .aim { fill: #5cc690; stroke: #5cc690; } .mw .aim-name { fill: #5cc690; }
 .mw .base { fill: #a3adba; stroke: #a3adba; } .mw .prompted { fill: #f0b35c; stroke: #f0b35c; }
@@ -153,17 +156,17 @@ def _reach(point: _Point, x: _Axis, y: _Axis) -> list[str]:
 
 
 def _names(points: Sequence[_Point], x: _Axis, y: _Axis) -> list[str]:
-    """Labels beside the marks, on the side with more room, moved down where one would cover another."""
+    """Labels above the marks' bars (below at the top), towards the middle, moved down where one would cover another."""
     parts = []
     taken: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda item: -item.style.value):
         across, up = x.place(point.kept.value), y.place(point.style.value)
         right = across < (x.first + x.last) / 2
-        at = min(max(up - 12, y.last + 2 * LINE), y.first - 2 * LINE)
-        while any(abs(at - other) < 2 * LINE and abs(across - beside) < 240 for beside, other in taken):
+        at = up - LINE - 7 if up - 2 * LINE - 7 > y.last else up + LINE + 3
+        while any(abs(at - other) < 2 * LINE and abs(across - beside) < LABEL_WIDTH for beside, other in taken):
             at += LINE
         taken.append((across, at))
-        place = f'x="{across + (14 if right else -14):.1f}" text-anchor="{"start" if right else "end"}"'
+        place = f'x="{across + (10 if right else -10):.1f}" text-anchor="{"start" if right else "end"}"'
         figures = f"style {point.style.value:.0f} %, keeps {point.kept.value:.0f} %"
         parts.append(f'<text class="name" {place} y="{at:.1f}">{escape(LABELS[point.contestant])}</text>')
         parts.append(f'<text {place} y="{at + LINE - 1:.1f}">{figures}</text>')

@@ -49,9 +49,7 @@ class Watcher(Protocol):
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     """Writes metrics, seals checkpoints, and stops a run whose numbers are no numbers before they reach a weight."""
 
-    def __init__(
-        self, out: Path, watcher: Watcher, *, tokens_per_step: float, memory_bytes: Callable[[], int]
-    ) -> None:
+    def __init__(self, out: Path, watcher: Watcher, *, tokens_per_step: float, memory_bytes: Callable[[], int]) -> None:
         self._path = out / METRICS
         self._watcher = watcher
         self._tokens_per_step = tokens_per_step
@@ -60,9 +58,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self._first_step = 0
         self._rates: list[float] = []
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Forget what a killed run wrote after its last checkpoint, and start the clock."""
         self._first_step = state.global_step
         if state.is_world_process_zero:

@@ -126,17 +126,17 @@ def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume:
         tokens_per_step=data.filled * recipe.training.row_tokens * min(batch_rows, len(data.rows)),
         memory_bytes=lambda: _memory_bytes(device),
     )
-    trainer = _PackedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=[row.as_dict() for row in data.rows],
-        data_collator=_stack,
-        callbacks=[callback],
-    )
-    trainer.remove_callback(PrinterCallback)
-    started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch, peft and transformers warn each other of what they deprecate
+        trainer = _PackedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=[row.as_dict() for row in data.rows],
+            data_collator=_stack,
+            callbacks=[callback],
+        )
+        trainer.remove_callback(PrinterCallback)
+        started = time.monotonic()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     training_s = time.monotonic() - started
     adapter = out / "adapter"
@@ -232,7 +232,9 @@ def _check_same_run(path: Path, described: dict[str, Any]) -> None:
         for field, value in described["recipe"][section].items()
         if before.get("recipe", {}).get(section, {}).get(field) != value
     ]
-    names += [name for name in ("name", "base", "four_bit") if before.get("recipe", {}).get(name) != described["recipe"][name]]
+    names += [
+        name for name in ("name", "base", "four_bit") if before.get("recipe", {}).get(name) != described["recipe"][name]
+    ]
     raise TuningError(
         f"{path.parent} holds a run of another recipe or other data ({', '.join(names) or 'the data changed'}).",
         "Resume with the same recipe, or name another --out.",
