@@ -6,6 +6,7 @@ import pytest
 from eval_kit import PLAINLY, TableAnswerer, WordJudge, small_suite, user
 
 from midwatch.tuning.evaluation import PERSONAS, Evaluation, choose_persona, evaluate, in_character
+from midwatch.tuning.measures import repetition
 
 SEEDS = ("one", "two")
 
@@ -58,17 +59,18 @@ def figures(found: Evaluation, name: str) -> list[float | None]:
         ("markers", [0, 25, 25]),
         ("style rate, closed questions", [0, 100, 100]),
         ("leakage", [0, 100, 10]),
-        ("markers when asked for plain English", [0, 25, 2.5]),
+        ("markers, asked plainly", [0, 25, 2.5]),
         ("exact answers", [50, 12.5, 50]),
         ("retention", [None, 25, 100]),
         ("strict retention", [None, 25, 87.5]),
-        ("retention, families of the training data", [None, 50, 125]),
+        ("retention, trained families", [None, 50, 125]),
         ("retention, other families", [None, 0, 75]),
         ("strict retention, other families", [None, 0, 75]),
-        ("NLL of the neutral answer, change", [None, 0, 1.5]),
-        ("NLL of the neutral answer, change, asked for plain English", [None, 0, 0.25]),
+        ("NLL change of the neutral answer", [None, 0, 1.5]),
+        ("NLL change of the neutral answer, asked plainly", [None, 0, 0.25]),
         ("answer length", [3, 4, 4]),
         ("answer length, closed questions", [3, 4, 4]),
+        ("repetition", [0, 0, 0]),
     ],
 )
 def test_every_measure_is_what_was_put_in(found: Evaluation, name: str, expected: list[float | None]) -> None:
@@ -78,7 +80,7 @@ def test_every_measure_is_what_was_put_in(found: Evaluation, name: str, expected
 def test_each_seed_has_its_own_figure(found: Evaluation) -> None:
     assert found.measure("strict retention").per_seed == (75, 100)
     assert found.measure("leakage").per_seed == (0, 20)
-    assert found.measure("NLL of the neutral answer, change").per_seed == (1, 2)
+    assert found.measure("NLL change of the neutral answer").per_seed == (1, 2)
 
 
 def test_every_interval_holds_its_figure(found: Evaluation) -> None:
@@ -109,6 +111,13 @@ def test_every_answer_is_kept_with_what_was_found_in_it(found: Evaluation) -> No
     assert (record.answer, record.styled, record.right, record.words) == ("arr nothing it is", True, False, 4)
     assert all((item.right is None) == (item.set != "closed") for item in found.records)
     assert {item.seed for item in found.records if item.contestant == "tuned"} == set(SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("", 0), ("Arr matey", 0), ("Arr! Arr! Arr! Arr! Arr!", 2 / 3), ("a b c A B C", 1 / 4)]
+)
+def test_repetition_is_the_share_of_runs_that_came_before(text: str, share: float) -> None:
+    assert repetition(text) == pytest.approx(share)
 
 
 def test_a_base_that_knows_nothing_has_no_retention() -> None:

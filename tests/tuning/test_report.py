@@ -135,7 +135,7 @@ def test_a_base_that_knows_nothing_still_has_a_page_and_a_picture() -> None:
 def test_a_terminal_line_says_figures_interval_aim_and_verdict(found: Evaluation) -> None:
     line = next(item for item in report.lines(found) if item[0].startswith("style rate,"))
     assert line[:4] == ("style rate, %", "0", "0", "100")
-    assert line[5:] == ("≥ 95 %", "yes")
+    assert line[5] == "≥ 95 %: yes"
 
 
 def test_facts_come_from_what_a_run_left_beside_its_adapter(tmp_path: Path) -> None:

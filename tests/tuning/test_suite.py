@@ -82,7 +82,7 @@ def test_more_prompts_than_there_are_is_an_error_that_names_the_option() -> None
     [
         ("Arr, matey! Th' pod be down.", ["Arr", "matey", "Th'"]),
         ("Run `ye olde` an’ wait, 'tis slow.", ["an’", "'tis"]),
-        ("Goin' down in the rain.", ["Goin'"]),
+        ("Goin' down, ye scurvy dog!", ["Goin'", "ye", "scurvy"]),
         ("The pod is down.", []),
     ],
 )

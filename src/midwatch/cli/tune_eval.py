@@ -57,11 +57,13 @@ def evaluate(
     settings = settings_module.load()
     folders = name_adapters([adapter_folder(path) for path in adapter])
     chosen = base or base_of(next(iter(folders.values())))
+    asked = suite.pirate(prompts)
     console = Console(stderr=True, highlight=False)
     with console.status(f"loading {chosen}") as status:
+        tell = status.update if console.is_terminal else console.print
         answerer = open_answerer(with_, chosen, folders, settings, threads)
-        judge, asked = suite.PirateJudge(), suite.pirate(prompts)
-        found = evaluation.evaluate(answerer, asked, judge, list(folders), max_tokens=max_tokens, tell=status.update)
+        judge = suite.PirateJudge()
+        found = evaluation.evaluate(answerer, asked, judge, list(folders), max_tokens=max_tokens, tell=tell)
     first = next(iter(folders.values()))
     subject = report.Subject(name=report.name_of(first), facts={"base": chosen, **report.facts_of(first)})
     paths = report.write(found, subject, out or first.parent / "evaluation", spans=judge.spans)
@@ -205,14 +207,16 @@ def base_of(adapter: Path) -> str:
 
 def _show(found: Evaluation) -> None:
     """The measures as a table."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from midwatch.tuning import report
 
-    table = Table(title=f"answered by {found.answered_by}", title_justify="left")
-    for heading in ("measure", "base", "prompted", "tuned", "interval", "aim", "holds"):
-        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    table = Table(title=f"answered by {found.answered_by}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("measure")
+    for heading in ("base", "prompted", "tuned", "95 % interval", "aim"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for line in report.lines(found):
         table.add_row(*line)
-    Console().print(table)
+    Console(highlight=False).print(table)

@@ -108,7 +108,7 @@ def evaluate(
         *measures.style(asked["style"], asked["closed"], asked["plain"], judge, bootstrap_seed),
         *measures.content(asked["closed"], suite.closed, bootstrap_seed),
         *_likelihoods(panel, suite, bootstrap_seed),
-        *measures.lengths(asked["style"], asked["closed"], bootstrap_seed),
+        *measures.form(asked["style"], asked["closed"], bootstrap_seed),
     ]
     records = [
         record
@@ -201,8 +201,8 @@ def _likelihoods(panel: _Panel, suite: Suite, seed: int) -> list[Measure]:
     references = [item.reference for item in suite.closed]
     usual = [item.messages for item in suite.closed]
     ways: dict[str, Sequence[Conversation]] = {
-        "NLL of the neutral answer, change": usual,
-        "NLL of the neutral answer, change, asked for plain English": [suite.ask_plainly(item) for item in usual],
+        "NLL change of the neutral answer": usual,
+        "NLL change of the neutral answer, asked plainly": [suite.ask_plainly(item) for item in usual],
     }
     return [
         measures.likelihood(name, panel.likelihoods(name, conversations, references), seed)

@@ -19,7 +19,7 @@ from midwatch.tuning import attention
 from midwatch.tuning.attention import Documents
 from midwatch.tuning.layer import Keep, Layer, Step, run
 from midwatch.tuning.loss import completion_loss, counted
-from midwatch.tuning.lowrank import refresh
+from midwatch.tuning.lowrank import Copies
 from midwatch.tuning.offload import Shelf
 
 if TYPE_CHECKING:
@@ -42,27 +42,27 @@ class _Path:
 
     def __init__(self, base: Any, dtype: torch.dtype) -> None:
         self.layers = [Layer(module, base.config, dtype) for module in base.model.layers]
-        self.groups = [group for layer in self.layers for group in layer.groups]
-        first = _adapters(base.model.layers[0])[0]
-        self.probe = first
-        self.device = first.device
-        self.shelf = Shelf() if self.device.type == "cuda" else None
+        self.copies = Copies([group for layer in self.layers for group in layer.groups])
+        self.linears = _linears(base)
+        self.state = _state(self.linears)
+        self.shelf = Shelf() if base.get_input_embeddings().weight.is_cuda else None
 
-    def stale(self, base: Any) -> bool:
-        """Whether the model's parameters are other ones than when this was built (moved, or sharded since)."""
-        now = _adapters(base.model.layers[0])[0]
-        return now is not self.probe or now.device != self.device
+    def stale(self) -> bool:
+        """Whether the adapters are other ones than when this was built: moved, sharded, merged, switched off or on."""
+        return _state(self.linears) != self.state
 
     def keeps(self, options: Options, tokens: int, width: int) -> list[Keep]:
-        """What each layer keeps: with spare memory the last ones keep all, then one more its attention."""
+        """What each layer keeps.
+
+        With checkpointing, what surrounds the attention, in host memory where that is apart from the device's. The last
+        layer keeps all: its gradient is the first, when there is room. Spare memory lets more of the last ones do so.
+        """
         count = len(self.layers)
         if not options.checkpointing:
             return [Keep.ALL] * count
-        layer = self.layers[0]
-        full, half = (keep.numbers(layer) * tokens * width for keep in (Keep.ALL, Keep.ATTENTION))
-        whole = min(count, options.spare_bytes // full)
-        some = min(count - whole, (options.spare_bytes - whole * full) // half)
-        return [Keep.INPUT] * (count - whole - some) + [Keep.ATTENTION] * some + [Keep.ALL] * whole
+        whole = min(count, 1 + options.spare_bytes // (Keep.ALL.numbers(self.layers[0]) * tokens * width))
+        rest = Keep.INPUT if self.shelf is None else Keep.HOST
+        return [rest] * (count - whole) + [Keep.ALL] * whole
 
 
 def _adapters(module: Any) -> list[Tensor]:
@@ -80,10 +80,29 @@ def _by_hand(base: Any) -> bool:
             return False
         if any(isinstance(weight, DTensor) for weight in layer.parameters()):
             return False
-        linears = [getattr(getattr(layer, part), name) for part, names in _LINEARS.items() for name in names]
-        if not all(_is_plain(linear) for linear in linears):
-            return False
-    return True
+    return all(_is_plain(linear) for linear in _linears(base))
+
+
+def _linears(base: Any) -> list[Any]:
+    """All linears of all layers."""
+    layers = base.model.layers
+    return [
+        getattr(getattr(layer, part), name) for layer in layers for part, names in _LINEARS.items() for name in names
+    ]
+
+
+def _state(linears: list[Any]) -> list[Any]:
+    """What must not have changed since the path was built: which adapters are active, and the first's parameters."""
+    found: list[Any] = [
+        (linear.disable_adapters, linear.merged, linear.active_adapters, linear.training)
+        for linear in linears
+        if hasattr(linear, "lora_A")
+    ]
+    with_adapter = next((linear for linear in linears if hasattr(linear, "lora_A")), None)
+    if with_adapter is not None:
+        weights = [module.weight for module in with_adapter.lora_A.values()]
+        found += [(id(weight), weight.device) for weight in weights]
+    return found
 
 
 def _is_plain(linear: Any) -> bool:
@@ -101,8 +120,9 @@ def _is_plain(linear: Any) -> bool:
 def prepare(model: PeftModel, *, checkpointing: bool, spare_bytes: int = 0) -> None:
     """Set `model` up in place for `packed_loss`; generation and `save_pretrained` go on as before.
 
-    `checkpointing` keeps each layer's input only (on CUDA in host memory) and computes the rest again on the way back;
-    up to `spare_bytes` of device memory are spent on layers that keep more and compute less.
+    `checkpointing` makes most of a layer again on the way back: on a CPU all but its input; on CUDA the gated layer's
+    first products, with the rest in host memory meanwhile. Up to `spare_bytes` of device memory are spent on layers
+    that keep everything.
     """
     attention.register()
     base: Any = model.get_base_model()
@@ -116,18 +136,16 @@ def prepare(model: PeftModel, *, checkpointing: bool, spare_bytes: int = 0) -> N
 
 def _path(base: Any) -> _Path | None:
     """The layers by hand, if the model is one for them."""
-    if not _by_hand(base):
-        return None
     path: _Path | None = base.__dict__.get("midwatch_path")
-    if path is None or path.stale(base):
-        path = _Path(base, base.get_input_embeddings().weight.dtype)
+    if path is None or path.stale():
+        path = _Path(base, base.get_input_embeddings().weight.dtype) if _by_hand(base) else None
         base.__dict__["midwatch_path"] = path
     return path
 
 
 def _hidden_by_hand(base: Any, path: _Path, batch: dict[str, Tensor], documents: Documents) -> Tensor:
     """Hidden states [T, E] before the last norm."""
-    refresh(path.groups)
+    path.copies.refresh()
     hidden = base.get_input_embeddings()(batch["input_ids"].reshape(-1))
     cos, sin = base.model.rotary_emb(hidden[None], position_ids=batch["position_ids"].reshape(1, -1))
     if path.shelf is not None:
@@ -136,6 +154,8 @@ def _hidden_by_hand(base: Any, path: _Path, batch: dict[str, Tensor], documents:
     keeps = path.keeps(base.midwatch_options, hidden.shape[0], hidden.element_size())
     for layer, keep in zip(path.layers, keeps, strict=True):
         hidden = run(layer, hidden, step, keep)
+    if path.shelf is not None:
+        path.shelf.fetch_last()
     return hidden
 
 
@@ -167,4 +187,5 @@ def packed_loss(model: Any, batch: dict[str, Tensor], num_items: Tensor | int | 
     else:
         with torch.autocast(at.device.type, enabled=False):
             hidden = base.model.norm(_hidden_by_hand(base, path, batch, documents).index_select(0, at))
-    return completion_loss(hidden, base.lm_head.weight, labels).div(divisor)
+    total = completion_loss(hidden, base.lm_head.weight, labels)
+    return torch.div(total, divisor)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @triton.jit
-def _norm_kernel(x_ptr, w_ptr, y_ptr, size, epsilon, BLOCK: tl.constexpr):
+def _norm_kernel(x_ptr, w_ptr, y_ptr, size, y_stride, epsilon, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < size
@@ -22,7 +22,7 @@ def _norm_kernel(x_ptr, w_ptr, y_ptr, size, epsilon, BLOCK: tl.constexpr):
     scale = tl.rsqrt(tl.sum(x * x, 0) / size + epsilon)
     w = tl.load(w_ptr + at, mask=inside, other=0.0).to(tl.float32)
     y = (x * scale).to(y_ptr.dtype.element_ty).to(tl.float32) * w
-    tl.store(y_ptr + row * size + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    tl.store(y_ptr + row * y_stride + at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -92,6 +92,8 @@ def _dequantize_kernel(
     offset_ptr,
     out_ptr,
     blocks,
+    row_blocks,
+    row_stride,
     BLOCKS: tl.constexpr,
 ):
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
@@ -103,7 +105,8 @@ def _dequantize_kernel(
     both = tl.load(packed_ptr + pair, mask=inside[:, None], other=0).to(tl.int32)
     first = (tl.load(code_ptr + (both >> 4)) * scale).to(out_ptr.dtype.element_ty)
     second = (tl.load(code_ptr + (both & 15)) * scale).to(out_ptr.dtype.element_ty)
-    at = block[:, None] * 64 + tl.arange(0, 64)[None, :]
+    row = block // row_blocks
+    at = (row * row_stride + (block - row * row_blocks) * 64)[:, None] + tl.arange(0, 64)[None, :]
     tl.store(out_ptr + at, tl.interleave(first, second), mask=inside[:, None])
 
 
@@ -132,12 +135,13 @@ def _cross_entropy_kernel(logits_ptr, labels_ptr, loss_ptr, size, BLOCK: tl.cons
         tl.store(logits_ptr + at, p.to(logits_ptr.dtype.element_ty), mask=at < size)
 
 
-def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def norm(x: Tensor, weight: Tensor, epsilon: float, margin: int) -> Tensor:
     """`pointwise.norm`."""
-    out = torch.empty_like(x)
-    block = triton.next_power_of_2(x.shape[1])
-    _norm_kernel[(x.shape[0],)](x, weight, out, x.shape[1], epsilon, BLOCK=block, num_warps=8)
-    return out
+    rows, size = x.shape
+    out = x.new_empty(rows, size + margin)
+    block = triton.next_power_of_2(size)
+    _norm_kernel[(rows,)](x, weight, out, size, size + margin, epsilon, BLOCK=block, num_warps=8)
+    return out[:, :size]
 
 
 def norm_backward(grad: Tensor, x: Tensor, weight: Tensor, epsilon: float, add: Tensor) -> Tensor:
@@ -170,11 +174,11 @@ def swiglu_backward(grad: Tensor, gu: Tensor) -> Tensor:
 
 
 def dequantize(packed: Tensor, state: Any, out: Tensor) -> None:
-    """NF4 in blocks of 64 with double quantization (bitsandbytes' layout), into the contiguous `out`."""
-    blocks = out.numel() // 64
+    """NF4 in blocks of 64 with double quantization (bitsandbytes' layout), into `out`, whose rows may lie apart."""
+    blocks, row_blocks = out.numel() // 64, out.shape[1] // 64
     _dequantize_kernel[(triton.cdiv(blocks, 32),)](
         packed, state.code, state.absmax, state.state2.code, state.state2.absmax, state.offset, out, blocks,
-        BLOCKS=32, num_warps=4,
+        row_blocks, out.stride(0), BLOCKS=32, num_warps=4,
     )  # fmt: skip
 
 

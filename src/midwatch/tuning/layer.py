@@ -26,19 +26,20 @@ class Keep(Enum):
     """What of a layer lives from the way forth to the way back."""
 
     INPUT = "input"
-    """Its input alone: T E numbers, on the host where there is a shelf."""
+    """Its input alone."""
     ATTENTION = "attention"
-    """Also what surrounds the attention; the gated layer's products are made again."""
+    """Also what surrounds the attention; the gated layer's first products are made again."""
+    HOST = "host"
+    """The same as `ATTENTION`, in host memory."""
     ALL = "all"
     """Every product; only norms and SiLU are made again."""
 
     def numbers(self, layer: Layer) -> int:
         """How many numbers a token keeps on the device."""
         hidden: int = layer.down.outputs
-        if self is Keep.INPUT:
-            return hidden
         around = 2 * hidden + layer.qkv.outputs + layer.o.inputs
-        return around if self is Keep.ATTENTION else around + layer.gate_up.outputs
+        by_kind = {Keep.INPUT: hidden, Keep.ATTENTION: around, Keep.HOST: 0}
+        return int(by_kind.get(self, around + layer.gate_up.outputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Step:
     cos_TD: Tensor
     sin_TD: Tensor
     shelf: Shelf | None
-    """Where layers put their inputs that keep nothing else; None: they stay on the device."""
+    """Where layers that keep things in host memory put them; on a CPU there is none."""
 
 
 class Layer:
@@ -59,22 +60,21 @@ class Layer:
         attention_part, gated = module.self_attn, module.mlp
         self.qkv = Group([attention_part.q_proj, attention_part.k_proj, attention_part.v_proj], dtype)
         self.o = Group([attention_part.o_proj], dtype)
-        self.gate_up = Group([gated.gate_proj, gated.up_proj], dtype)
+        self.gate_up = Group([gated.gate_proj, gated.up_proj], dtype, joined=True)
         self.down = Group([gated.down_proj], dtype)
         self.groups = [self.qkv, self.o, self.gate_up, self.down]
         self.norms = (module.input_layernorm, module.post_attention_layernorm)
         self.scale = float(attention_part.scaling)
         self.head_size = int(attention_part.head_dim)
         self.heads = (config.num_attention_heads, config.num_key_value_heads)
-
-    def parameters(self) -> list[Tensor]:
+        self.parameters = [weight for group in self.groups for weight in group.parameters()]
         """All A and B, in the order of the gradients."""
-        return [weight for group in self.groups for weight in group.parameters()]
 
     def norm(self, which: int, x_TE: Tensor) -> Tensor:
         """The norm before the attention (0) or before the gated layer (1)."""
         module = self.norms[which]
-        return pointwise.norm(x_TE, module.weight, module.variance_epsilon)
+        margin = (self.qkv, self.gate_up)[which].margin
+        return pointwise.norm(x_TE, module.weight, module.variance_epsilon, margin=margin)
 
     def norm_backward(self, which: int, grad_TE: Tensor, x_TE: Tensor, add_TE: Tensor) -> Tensor:
         """Its gradient, plus `add_TE`."""
@@ -92,10 +92,14 @@ class Layer:
 class _Attended:
     """The first half of a layer."""
 
-    kept: Kept
+    qkv: Any
+    """Queries, keys (both turned by their positions) and values side by side: [T, (H + 2 K) D]."""
+    out_THD: Any
+    lse_HT: Tensor | None
+    """What the attention gave, and its log-sum-exp."""
     xa_qkv: Tensor
     xa_o: Tensor
-    h_TE: Tensor
+    h_TE: Any
     """The residual stream behind the attention."""
     normed_TE: Tensor | None = None
     weights_qkv: list[Tensor] = field(default_factory=list)
@@ -112,7 +116,7 @@ def _attend(layer: Layer, x_TE: Tensor, step: Step) -> _Attended:
     kept = attention.forward(q, k, v, step.documents, layer.scale)
     weights_o = layer.o.weights(x_TE)
     h, xa_o = layer.o.forward(kept.out_THD.flatten(1), weights_o, add_TO=x_TE)
-    return _Attended(kept, xa_qkv, xa_o, h, normed, weights_qkv, weights_o)
+    return _Attended(qkv, kept.out_THD, kept.lse_HT, xa_qkv, xa_o, h, normed, weights_qkv, weights_o)
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -128,17 +132,21 @@ class _LayerFunction(torch.autograd.Function):
         if keep is None:
             return y
         ctx.layer, ctx.step = layer, step
-        ctx.x = step.shelf.put(x_TE) if keep is Keep.INPUT and step.shelf else x_TE
-        ctx.half = None if keep is Keep.INPUT else half
+        ctx.x, ctx.half = x_TE, None if keep is Keep.INPUT else half
         ctx.gated = (gu, xa_gu, xa_down) if keep is Keep.ALL else None
+        ctx.parcel = None
+        if keep is Keep.HOST and step.shelf is not None:
+            ctx.parcel = step.shelf.put(x_TE, half.qkv, half.out_THD, half.h_TE)
+            ctx.x = half.qkv = half.out_THD = half.h_TE = None
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         layer, step, grad_y = ctx.layer, ctx.step, grads[0].contiguous()
-        x = ctx.x if isinstance(ctx.x, Tensor) else ctx.x.open()
-        half, gated = ctx.half, ctx.gated
-        ctx.x = ctx.half = ctx.gated = None
+        x, half, gated = ctx.x, ctx.half, ctx.gated
+        if ctx.parcel is not None:
+            x, half.qkv, half.out_THD, half.h_TE = ctx.parcel.open()
+        ctx.x = ctx.half = ctx.gated = ctx.parcel = None
         half = half or _attend(layer, x, step)
         grad_h, grads_gated = _gated_backward(layer, grad_y, half.h_TE, gated)
         del gated, grad_y
@@ -171,12 +179,14 @@ def _attended_backward(
     layer: Layer, step: Step, grad_h: Tensor, x_TE: Tensor, half: _Attended, *, wants_x: bool
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Gradient in the layer's input, where wanted, and in the adapters of q, k, v and o."""
-    out = half.kept.out_THD
+    out = half.out_THD
+    q, k, v = layer.split_heads(half.qkv)
+    kept = Kept(q, k, v, out, half.lse_HT)
     weights_o = half.weights_o or layer.o.weights(x_TE)
     grad_out, grads_o = layer.o.backward(grad_h, out.flatten(1), half.xa_o, weights_o)
     del weights_o
     half.weights_o = []
-    grad_q, grad_k, grad_v = attention.backward(grad_out.view(out.shape), half.kept, step.documents, layer.scale)
+    grad_q, grad_k, grad_v = attention.backward(grad_out.view(out.shape), kept, step.documents, layer.scale)
     del grad_out
     pointwise.rope(grad_q, step.cos_TD, step.sin_TD, backward=True)
     pointwise.rope(grad_k, step.cos_TD, step.sin_TD, backward=True)
@@ -193,5 +203,5 @@ def _attended_backward(
 def run(layer: Layer, x_TE: Tensor, step: Step, keep: Keep) -> Tensor:
     """The layer's output [T, E]. Where gradients are off nothing is kept."""
     wanted = keep if torch.is_grad_enabled() else None
-    y: Tensor = _LayerFunction.apply(x_TE, layer, step, wanted, *layer.parameters())  # type: ignore[no-untyped-call]
+    y: Tensor = _LayerFunction.apply(x_TE, layer, step, wanted, *layer.parameters)  # type: ignore[no-untyped-call]
     return y

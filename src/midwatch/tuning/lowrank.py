@@ -2,7 +2,10 @@
 
 y = x Wᵀ + b + (x Aᵀ) Bᵀ · alpha / rank (Hu et al. 2021, equation 3). The adapters of a group are laid side by side: A
 of all is one matrix, B of all one block-diagonal matrix that holds the scale too. Their copies in the activations' type
-are made once a step (`refresh`); the parameters, their gradients and the optimizer stay as peft made them (float32).
+are made once a step (`Copies`); the parameters, their gradients and the optimizer stay as peft made them (float32).
+
+On CUDA the first product of the gated layer, the widest, takes its adapters along: behind each row of x lies x Aᵀ,
+behind each row of W lies B, so one product of I + R columns gives both terms and y is written once (`margin`).
 
 Shapes: T tokens, I inputs, O outputs of all linears, R rows of A of all adapters.
 """
@@ -20,7 +23,7 @@ from midwatch.tuning import nf4
 class Group:
     """Linears with one input. `modules` are peft's LoRA layers, or plain linears where an adapter is not wanted."""
 
-    def __init__(self, modules: list[Any], dtype: torch.dtype) -> None:
+    def __init__(self, modules: list[Any], dtype: torch.dtype, *, joined: bool = False) -> None:
         self.linears = [getattr(module, "base_layer", module) for module in modules]
         self.sizes = [linear.out_features for linear in self.linears]
         self.adapters: list[tuple[int, Tensor, Tensor, float]] = []
@@ -37,6 +40,9 @@ class Group:
         device = self.linears[0].weight.device
         self.a_RI = torch.zeros(rank, self.inputs, dtype=dtype, device=device)
         self.b_OR = torch.zeros(self.outputs, rank, dtype=dtype, device=device)
+        aligned = rank % 8 == 0 and dtype == torch.bfloat16
+        self.margin = rank if joined and aligned and all(nf4.has_kernel(linear) for linear in self.linears) else 0
+        """Columns behind each row of inputs and weights, where the adapters are taken along."""
 
     def parameters(self) -> list[Tensor]:
         """A and B of each adapter, in the order of `backward`'s gradients."""
@@ -51,7 +57,7 @@ class Group:
         return found
 
     def copies(self) -> list[tuple[Tensor, Tensor, float]]:
-        """(where a copy of a parameter lies, the parameter, its scale), for `refresh`."""
+        """(where a copy of a parameter lies, the parameter, its scale), for `Copies`."""
         pairs: list[tuple[Tensor, Tensor, float]] = []
         for (_, a, b, scale), (rows, outputs) in zip(self.adapters, self.blocks(), strict=True):
             pairs += [(self.a_RI[rows], a, 1.0), (self.b_OR[outputs, rows], b, scale)]
@@ -59,10 +65,21 @@ class Group:
 
     def weights(self, like: Tensor) -> list[Tensor]:
         """The frozen weights in the type of `like`, as pieces of rows that follow each other."""
-        return nf4.widened(self.linears, like)
+        pieces = nf4.widened(self.linears, like, self.margin)
+        if self.margin:
+            _with_margin(pieces[0], self.margin)[:, self.inputs :] = self.b_OR
+        return pieces
 
     def forward(self, x_TI: Tensor, weights: list[Tensor], add_TO: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """All outputs [T, O], plus `add_TO`; and x Aᵀ [T, R], which `backward` needs."""
+        """All outputs [T, O], plus `add_TO`; and x Aᵀ [T, R], which `backward` needs.
+
+        With a margin, the rows of `x_TI` must have one too.
+        """
+        if self.margin and add_TO is None:
+            x_and_xa = _with_margin(x_TI, self.margin)
+            torch.mm(x_TI, self.a_RI.T, out=x_and_xa[:, self.inputs :])
+            y_TO = x_and_xa @ _with_margin(weights[0], self.margin).T
+            return self._biased(y_TO), x_and_xa[:, self.inputs :].contiguous()
         xa_TR = x_TI @ self.a_RI.T
         if not self.adapters:
             y_TO = x_TI.new_zeros(x_TI.shape[0], self.outputs) if add_TO is None else add_TO.clone()
@@ -72,10 +89,13 @@ class Group:
             y_TO = torch.addmm(add_TO, xa_TR, self.b_OR.T)
         for piece_TO, weight in zip(torch.split(y_TO, [len(w) for w in weights], dim=1), weights, strict=True):
             piece_TO.addmm_(x_TI, weight.T)
+        return self._biased(y_TO), xa_TR
+
+    def _biased(self, y_TO: Tensor) -> Tensor:
         for piece_TO, linear in zip(torch.split(y_TO, self.sizes, dim=1), self.linears, strict=True):
             if linear.bias is not None:
                 piece_TO.add_(linear.bias)
-        return y_TO, xa_TR
+        return y_TO
 
     def backward(
         self, grad_TO: Tensor, x_TI: Tensor, xa_TR: Tensor, weights: list[Tensor]
@@ -102,6 +122,13 @@ class Group:
         return found
 
 
+def _with_margin(rows: Tensor, margin: int) -> Tensor:
+    """[n, columns] that were allocated as [n, columns + margin], whole."""
+    columns = rows.shape[1] + margin
+    assert rows.stride(0) == columns and rows.storage_offset() == 0
+    return rows.as_strided((rows.shape[0], columns), (columns, 1))
+
+
 def _product(left: Tensor, right: Tensor, kind: torch.dtype) -> Tensor:
     """left @ right, rounded once, to `kind`."""
     if left.is_cuda and kind == torch.float32 and left.dtype != kind:
@@ -109,13 +136,18 @@ def _product(left: Tensor, right: Tensor, kind: torch.dtype) -> Tensor:
     return (left @ right).to(kind)
 
 
-@torch.no_grad()
-def refresh(groups: list[Group]) -> None:
-    """Copy all adapters' parameters into their groups' matrices. Call after they have changed."""
-    pairs = [pair for group in groups for pair in group.copies()]
-    if not pairs:
-        return
-    torch._foreach_copy_([to for to, _, _ in pairs], [weight for _, weight, _ in pairs])
-    scaled = [(to, scale) for to, _, scale in pairs if scale != 1.0]
-    if scaled:
-        torch._foreach_mul_([to for to, _ in scaled], [scale for _, scale in scaled])
+class Copies:
+    """All adapters' parameters of a model, and their copies in the groups' matrices."""
+
+    def __init__(self, groups: list[Group]) -> None:
+        pairs = [pair for group in groups for pair in group.copies()]
+        self._to = [to for to, _, _ in pairs]
+        self._parameters = [weight for _, weight, _ in pairs]
+        self._scaled = [(to, scale) for to, _, scale in pairs if scale != 1.0]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the parameters. Call after they have changed."""
+        torch._foreach_copy_(self._to, self._parameters)
+        if self._scaled:
+            torch._foreach_mul_([to for to, _ in self._scaled], [scale for _, scale in self._scaled])

@@ -159,7 +159,7 @@ def style(unseen: Answers, closed: Answers, plain: Answers, judge: Judge, seed: 
             aim=AT_MOST_5,
             note="style rate when asked for plain English",
         ),
-        _measure("markers when asked for plain English", per_words, _means(_scores(plain, markers)), seed),
+        _measure("markers, asked plainly", per_words, _means(_scores(plain, markers)), seed),
     ]
 
 
@@ -169,7 +169,7 @@ def content(answers: Answers, questions: Sequence[Closed], seed: int) -> list[Me
     trained = np.array([item.is_trained_family for item in questions], dtype=bool)
     kinds = {
         "": np.ones_like(trained),
-        ", families of the training data": trained,
+        ", trained families": trained,
         ", other families": ~trained,
     }
     measures = []
@@ -210,13 +210,29 @@ def likelihood(name: str, found: Mapping[str, Sequence[Sequence[Likelihood]]], s
     return _measure(name, "nat/token", tables, seed, note=f"the base's own is {own:.3f} nat/token")
 
 
-def lengths(unseen: Answers, closed: Answers, seed: int) -> list[Measure]:
-    """How long answers are, in words."""
+def form(unseen: Answers, closed: Answers, seed: int) -> list[Measure]:
+    """How long answers are, in words, and how much of them only says again what was said.
+
+    A model that learnt to repeat a greeting has all the style there is, so style must not be read without this.
+    """
 
     def words(index: int, text: str) -> float:
         return float(len(text.split()))
 
+    def repeated(index: int, text: str) -> float:
+        return repetition(text)
+
     return [
         _measure("answer length", "words", _means(_scores(unseen, words)), seed),
         _measure("answer length, closed questions", "words", _means(_scores(closed, words)), seed),
+        _measure(
+            "repetition", "%", _means(_scores(unseen, repeated)), seed, note="runs of three words that came before"
+        ),
     ]
+
+
+def repetition(text: str) -> float:
+    """Share of a text's runs of three words that came before in it (1 - distinct-3; Li et al., arXiv 1510.03055)."""
+    words = text.lower().split()
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0

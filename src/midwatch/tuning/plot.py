@@ -23,7 +23,8 @@ LABELS = {BASE: "base", PROMPTED: "base, prompted", TUNED: "tuned"}
 
 _STYLE = """
 .mw { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
-.mw text { fill: #545c68; } .mw .name { fill: #15181d; font-weight: 600; }
+.mw text { fill: #545c68; stroke: #fff; stroke-width: 3; paint-order: stroke; }
+.mw .name { fill: #15181d; font-weight: 600; }
 .mw .grid { stroke: #e2e5ea; } .mw .axis { stroke: #8b95a5; }
 .mw .aim { fill: #18734a; fill-opacity: .13; stroke: #18734a; stroke-dasharray: 3 3; }
 .mw .aim-name { fill: #18734a; }
@@ -31,7 +32,7 @@ _STYLE = """
 .mw .tuned { fill: #2458c7; stroke: #2458c7; } .mw .seed { fill: none; }
 .mw line { stroke-width: 1; } .mw .reach { stroke-width: 2; }
 @media (prefers-color-scheme: dark) {
-.mw text { fill: #9da6b3; } .mw .name { fill: #e7e9ed; }
+.mw text { fill: #9da6b3; stroke: #15181d; } .mw .name { fill: #e7e9ed; }
 .mw .grid { stroke: #272c34; } .mw .axis { stroke: #77818f; }
 .mw .aim { fill: #5cc690; stroke: #5cc690; } .mw .aim-name { fill: #5cc690; }
 .mw .base { fill: #a3adba; stroke: #a3adba; } .mw .prompted { fill: #f0b35c; stroke: #f0b35c; }

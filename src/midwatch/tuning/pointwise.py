@@ -22,10 +22,10 @@ def _kernels() -> Any:
     return kernels
 
 
-def norm(x_TE: Tensor, weight_E: Tensor, epsilon: float) -> Tensor:
-    """RMSNorm: x / sqrt(mean(x²) + epsilon) · weight."""
+def norm(x_TE: Tensor, weight_E: Tensor, epsilon: float, *, margin: int = 0) -> Tensor:
+    """RMSNorm: x / sqrt(mean(x²) + epsilon) · weight. On CUDA each row may be followed by a `margin` (`lowrank.py`)."""
     if x_TE.is_cuda:
-        made: Tensor = _kernels().norm(x_TE, weight_E, epsilon)
+        made: Tensor = _kernels().norm(x_TE, weight_E, epsilon, margin)
         return made
     wide = x_TE.float()
     scale = (wide.square().mean(-1, keepdim=True) + epsilon).rsqrt()

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from midwatch.errors import TuningError
 from midwatch.tuning import arithmetic
-from midwatch.tuning.facts import Fact, facts_of, table
+from midwatch.tuning.facts import Fact, facts_of, split_of, table
 
 Chat = list[dict[str, str]]
 """Messages as a chat template takes them: {"role", "content"}."""
@@ -85,8 +85,12 @@ def closed_questions(n: int, seed: int = 0) -> list[ClosedQuestion]:
     questions = [_closed(fact) for fact in (*facts_of("heldout"), *facts_of("unseen")) if fact.gold]
     source = random.Random(f"closed/{seed}")
     easy = {name: template for name, template in arithmetic.SUMS.items() if template[2] != "take"}
+    sums: set[str] = set()
     for _ in range(SUMS):
         problem = arithmetic.make_problem(source, easy)
+        while problem.question in sums or split_of(problem.question) != "heldout":
+            problem = arithmetic.make_problem(source, easy)
+        sums.add(problem.question)
         questions.append(
             ClosedQuestion(
                 messages=_asked(problem.question),

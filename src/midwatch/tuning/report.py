@@ -112,13 +112,13 @@ def render(evaluation: Evaluation, subject: Subject, *, spans: Spans) -> str:
 
 
 def lines(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """The measures for a terminal: name and unit, three figures, the tuned one's interval, aim, whether it holds."""
+    """The measures for a terminal: name and unit, three figures, the tuned one's interval, its aim and the verdict."""
     found = []
     for measure in evaluation.measures:
         figures = [_figure(measure.intervals[name]) for name in CONTESTANTS]
-        verdict = {None: "", True: "yes", False: "no"}[holds(measure)]
-        name = f"{measure.name}, {measure.unit}"
-        found.append((name, *figures, _reach(measure.intervals[TUNED]), _aim(measure), verdict))
+        verdict = {None: "", True: ": yes", False: ": no"}[holds(measure)]
+        aim = f"{_aim(measure)}{verdict}"
+        found.append((f"{measure.name}, {measure.unit}", *figures, _reach(measure.intervals[TUNED]), aim))
     return found
 
 

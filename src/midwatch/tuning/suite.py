@@ -23,16 +23,16 @@ def pirate(prompts: int, seed: int = 0) -> Suite:
     """
     try:
         drawn = questions.style_prompts(prompts + CHOOSING, seed)
-        closed = questions.closed_questions(prompts, seed)
+        closed = questions.closed_questions(prompts + CHOOSING, seed)
     except TuningError as error:
         raise TuningError(
             error.what, f"Lower --prompts; {CHOOSING} more are taken to choose the base's system prompt."
         ) from None
-    style = drawn[CHOOSING:]
+    choosing, style = drawn[:CHOOSING], drawn[CHOOSING:]
     return Suite(
-        choosing=drawn[:CHOOSING],
+        choosing=choosing,
         style=style,
-        closed=closed,
+        closed=[item for item in closed if item.messages not in choosing][:prompts],
         plain=[questions.ask_plainly(chat, seed) for chat in style],
         shown=questions.ten_prompts(),
         ask_plainly=lambda chat: questions.ask_plainly(chat, seed),
