@@ -72,9 +72,7 @@ def with_peft(base: Path, dtype: torch.dtype, given: Asked) -> tuple[Tokens, Tok
     return answers, margins
 
 
-def with_engine(
-    path: Path, adapter: Path, prompts: Tokens, new_tokens: int, kernel_dir: Path, **changes: Any
-) -> Tokens:
+def with_engine(path: Path, given: Asked, kernel_dir: Path, **changes: Any) -> Tokens:
     """Greedy tokens of the engine; every request asks for the adapter by name, all run side by side."""
     engine = Engine.load(path, EngineSettings(adapters={"it": given.adapter}, **changes), kernel_dir=kernel_dir)
     params = SamplingParams(max_tokens=given.new_tokens, temperature=0)
