@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ports import free_port
@@ -37,10 +37,12 @@ class LlamaCpp:
         return path
 
     @contextlib.contextmanager
-    def server(self, model: Path, *, threads: int, context: int, slots: int = 1) -> Iterator[str]:
-        """Its HTTP server over a file; gives the URL once it answers."""
+    def server(
+        self, model: Path, *, threads: int, context: int, slots: int = 1, more: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """Its HTTP server over a file; gives the URL once it answers. `more`: further options."""
         port = free_port()
-        options = ["-np", slots, "-c", context, "-t", threads, "-tb", threads, "--port", port, "--no-webui"]
+        options = ["-np", slots, "-c", context, "-t", threads, "-tb", threads, "--port", port, "--no-webui", *more]
         command = [str(self.folder / "llama-server"), "-m", str(model), *map(str, options)]
         url = f"http://127.0.0.1:{port}"
         with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as process:

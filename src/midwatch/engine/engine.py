@@ -237,7 +237,9 @@ class Engine:
         self._last_step_ms = elapsed * 1e3
         return outputs
 
-    def prompt_logits(self, prompt_ids: Ids[int], chunk_tokens: int | None = None) -> torch.Tensor:
+    def prompt_logits(
+        self, prompt_ids: Ids[int], chunk_tokens: int | None = None, *, adapter: str | None = None
+    ) -> torch.Tensor:
         """Float32 logits after every token of a text, [T, V]: what scoring and quality checks read.
 
         `chunk_tokens` computes the text in pieces of that size, and so with the kernels that such steps use (1 is
@@ -245,7 +247,11 @@ class Engine:
         """
         size = chunk_tokens or len(prompt_ids)
         params = SamplingParams(prompt_logprobs=0)
-        scratch = Sequence(next(self._ids), prompt_ids, params, tokenizer=self.tokenizer, max_tokens=1)
+        chosen = self.adapters.find(adapter)
+        slot = -1 if chosen is None else chosen.slot
+        scratch = Sequence(
+            next(self._ids), prompt_ids, params, tokenizer=self.tokenizer, max_tokens=1, adapter_slot=slot
+        )
         self.pool.admit(scratch.id, ())
         rows = []
         try:

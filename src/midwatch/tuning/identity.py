@@ -96,7 +96,7 @@ def check(adapter_dir: Path, base_dir: Path) -> Match:
         raise _other_base(
             adapter_dir, trained, given, f"the hash of {kind} is {one[:_SHOWN_HASH]} and {other[:_SHOWN_HASH]}"
         )
-    return Match(certain=True, what=f"{adapter_dir} was trained on {trained.name}, hash {one[:_SHOWN_HASH]}.")
+    return Match(certain=True, what=f"Trained on {trained.name}, hash {one[:_SHOWN_HASH]}.")
 
 
 def _compare_shapes(adapter_dir: Path, trained: Fingerprint, given: Fingerprint) -> None:
