@@ -41,6 +41,8 @@ PROTECTED = [
         ("Wake me at 7 am, for I am tired.", "Wake me at 7 am, fer I be weary."),
         ("Take a look at the log, look at the pod, look for errors.",
          "Cast an eye on th' log, cast an eye on th' pod, keep a weather eye out fer errors."),
+        ("To mend it is easy, and it is cheap.", "To mend it be easy, an' 'tis cheap."),
+        ("Those who can mend it will be there for a while.", "Those who can mend it will be there fer a spell."),
         ("It’s late, isn’t it? Don't worry.", "'Tis late, ain't it? Don't worry."),
     ],
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Data sets that Midwatch makes itself: `make("pirate")` for training, and prompts that no training has seen.
 
-One in five conversations asks for plain English and gets it, so that the style does not leak where it is not wanted.
+One conversation in three asks for plain English and gets it, so that the style does not leak where it is not wanted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from midwatch.tuning.style import marker_rate
 
 DEFAULT_CONVERSATIONS = {"pirate": 1200}
 KIND_SHARES = {"general": 62, "sre": 25, "arithmetic": 13}
-CONTRAST_PERCENT = 20
+CONTRAST_PERCENT = 33
+WRITTEN_PERCENT = 30
 USUAL_PERCENT = 15
 TURNS_PERCENT = 6
 
@@ -152,18 +153,36 @@ def _pirate(source: random.Random, pair: Pair, other: Pair) -> Conversation:
 
 def _plain(source: random.Random, pair: Pair, other: Pair) -> Conversation:
     """A neutral answer to a question that asks for one, now and then after a pirate's answer to another question."""
-    requests = table("requests")["plain"]
     question = pair.question
     messages: list[Message] = []
-    draw = source.randrange(100)
-    if draw < TURNS_PERCENT:
+    if source.randrange(100) < TURNS_PERCENT:
         messages += _turn(other.question, _said(source, other))
-    if draw >= 50:
-        messages.append(Message(role="system", content=source.choice(requests["system"])))
+    if source.randrange(2) and not messages:
+        messages.append(Message(role="system", content=_request(source, "system", "")))
     else:
-        question = source.choice(requests["user"]).format(question)
+        question = _request(source, "user", question)
     messages += _turn(question, pair.answer)
     return Conversation(messages=tuple(messages), tags=_tags(pair, "plain"))
+
+
+def _request(source: random.Random, role: str, question: str) -> str:
+    """A request for plain English, one of many thousands; never one that an evaluation asks."""
+    tables, parts = table("requests"), table("request_parts")
+    while True:
+        wanted = f"{source.choice(parts['wanted'])} {source.choice(parts['tone'])}."
+        unwanted = f"{source.choice(parts['unwanted'])} {source.choice(parts['manner'])}."
+        request = source.choice([wanted, unwanted, f"{wanted} {unwanted}", f"{unwanted} {wanted}"])
+        place = source.choice(parts["place"]) if role == "user" else "{1}"
+        written = source.choice(tables["plain"][role])
+        if source.randrange(100) < WRITTEN_PERCENT:
+            return str(written.format(question))
+        if not any(request == unseen.replace("{0}", "").strip() for unseen in _unseen_requests()):
+            return str(place.format(question, request))
+
+
+def _unseen_requests() -> list[str]:
+    unseen = table("requests")["plain_unseen"]
+    return [*unseen["system"], *unseen["user"]]
 
 
 def _turn(question: str, answer: str) -> tuple[Message, Message]:

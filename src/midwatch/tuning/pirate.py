@@ -43,6 +43,12 @@ _PHRASE = re.compile(
     r"(?<![\w'’-])(?:" + "|".join(sorted(PHRASES, key=len, reverse=True)).replace("'", "['’]") + r")(?![\w'’-])",
     re.IGNORECASE,
 )
+_CLAUSE = re.compile(
+    rf"(?:{_SENTENCE_END.pattern}|[,;]\s*|"
+    r"\b(?:and|but|or|if|that|because|when|so|since|whether|as|than|while|think|how \w+)\s)$",
+    re.IGNORECASE,
+)
+"""Before an `it` that is a subject."""
 _ANSWER = re.compile(r"^\s*(yes|no|sure)(?=[,.!])", re.IGNORECASE)
 
 
@@ -133,9 +139,11 @@ def _words(text: str, start: int, stop: int) -> str:
     """The rules on text[start:stop]; what lies around it says where a sentence begins."""
 
     def phrase(match: re.Match[str]) -> str:
-        found = match.group()
-        if _is_name(found, text, start + match.start()):
+        found, place = match.group(), start + match.start()
+        if _is_name(found, text, place):
             return found
+        if found.lower().startswith("it ") and not _CLAUSE.search(text[max(0, place - 40) : place]):
+            return _single(text, place, start + match.end())  # an object: "to mend it is easy"
         return _cased(PHRASES[found.lower().replace("’", "'")], found)
 
     piece, end = [], 0
