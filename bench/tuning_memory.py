@@ -2,9 +2,9 @@
 
     python bench/tuning_memory.py [--trials 3] [--out results/tuning/memory.json]
 
-SmolLM2-135M's shape with random weights in NF4, 2 rows of 512 tokens. Each trial is a process of its own; measured is how
-much its resident memory has grown at the highest moment of three steps over what it was before the model was made. The
-kernel's mark of that moment is reset behind loading (`/proc/self/clear_refs`), so making the model does not count.
+SmolLM2-135M's shape with random weights in NF4, 2 rows of 512 tokens. Each trial is a process of its own; measured is
+how much its resident memory has grown at the highest moment of three steps over what it was before the model was made.
+The kernel's mark of that moment is reset behind loading (`/proc/self/clear_refs`), so making the model does not count.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gc
 import json
+import statistics
 import subprocess
 import sys
 import warnings
@@ -117,13 +118,16 @@ def rows(trials: int) -> list[results.Row]:
     for side, checkpointing in SIDES.items():
         found = [apart(side) for _ in range(trials)]
         wanted = recipe(checkpointing=checkpointing)
-        planner = plain_plan if side == "peft and transformers" else plan
-        predicted = planner(shape, wanted, "cpu").total if planner is plain_plan else plan(
-            shape, wanted, "cpu", counted_share=0.5).total  # fmt: skip
+        if side == "peft and transformers":
+            predicted = plain_plan(shape, wanted, "cpu").total
+        else:
+            predicted = plan(shape, wanted, "cpu", counted_share=0.5).total
         peaks = [one["peak"] / GIB for one in found]
-        made.append(results.row(f"SmolLM2-135M, 2 x 512 tokens on a CPU: peak, {side}", peaks, "GiB",
-            extra={"predicted": predicted / GIB, "measured over predicted": sorted(peaks)[len(peaks) // 2] * GIB / predicted},
-        ))  # fmt: skip
+        extra: dict[str, float | str] = {
+            "predicted": predicted / GIB,
+            "measured over predicted": statistics.median(peaks) * GIB / predicted,
+        }
+        made.append(results.row(f"SmolLM2-135M, 2 x 512 tokens on a CPU: peak, {side}", peaks, "GiB", extra=extra))
         if side == "ours":
             made += _loaded(shape, wanted, found)
     return made
