@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +102,58 @@ def test_loss_and_gradients_equal_those_of_one_document_at_a_time(family: str, c
     assert len(ours) == 2 * 2 * len(LINEARS)
     for name, gradient in plain.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text)
+
+
+def in_nf4(model: Any) -> Any:
+    """The same model with its frozen linears in NF4, computing in float32."""
+    import bitsandbytes
+
+    for module in list(model.modules()):
+        linear = getattr(module, "base_layer", None)
+        if linear is not None:
+            packed = bitsandbytes.nn.Linear4bit(linear.in_features, linear.out_features, bias=False, quant_type="nf4")
+            packed.weight = bitsandbytes.nn.Params4bit(
+                linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+            ).to("cpu")
+            module.base_layer = packed
+    return model
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_base_in_nf4_gives_the_same_loss_and_gradients_too(checkpointing: bool) -> None:
+    model = in_nf4(tiny_model())
+    batch, lengths = packed_batch()
+    expected = plain_loss(model, batch, lengths)
+    expected.backward()
+    plain = gradients(model)
+    prepare(model, checkpointing=checkpointing)
+    loss = packed_loss(model, batch)
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-3, atol=1e-6)
+
+
+def test_adapters_switched_off_and_on_again_are_noticed() -> None:
+    model = tiny_model()
+    batch, _ = packed_batch()
+    prepare(model, checkpointing=False)
+    tuned = packed_loss(model, batch)
+    with model.disable_adapter():
+        base = packed_loss(model, batch)
+    assert abs((tuned - base).item()) > 1e-4
+    torch.testing.assert_close(packed_loss(model, batch), tuned)
+
+
+def test_saving_writes_the_adapter_as_before(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    model = tiny_model()
+    prepare(model, checkpointing=False)
+    packed_loss(model, packed_batch()[0]).backward()
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert len(saved) == 2 * 2 * len(LINEARS)
 
 
 def test_num_items_divides_the_sum_instead_of_the_batchs_own_count() -> None:

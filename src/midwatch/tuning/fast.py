@@ -146,7 +146,7 @@ def _path(base: Any) -> _Path | None:
 def _hidden_by_hand(base: Any, path: _Path, batch: dict[str, Tensor], documents: Documents) -> Tensor:
     """Hidden states [T, E] before the last norm."""
     path.copies.refresh()
-    hidden = base.get_input_embeddings()(batch["input_ids"].reshape(-1))
+    hidden: Tensor = base.get_input_embeddings()(batch["input_ids"].reshape(-1))
     cos, sin = base.model.rotary_emb(hidden[None], position_ids=batch["position_ids"].reshape(1, -1))
     if path.shelf is not None:
         path.shelf.begin()
@@ -187,5 +187,4 @@ def packed_loss(model: Any, batch: dict[str, Tensor], num_items: Tensor | int | 
     else:
         with torch.autocast(at.device.type, enabled=False):
             hidden = base.model.norm(_hidden_by_hand(base, path, batch, documents).index_select(0, at))
-    total = completion_loss(hidden, base.lm_head.weight, labels)
-    return torch.div(total, divisor)
+    return completion_loss(hidden, base.lm_head.weight, labels).div(divisor)

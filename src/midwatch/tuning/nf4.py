@@ -22,32 +22,31 @@ def has_kernel(linear: Any) -> bool:
 
 
 def dequantize(linear: Any, out_OI: Tensor) -> None:
-    """Widen a bitsandbytes linear's weight into `out_OI`."""
-    weight, state = linear.weight, linear.weight.quant_state
-    if has_kernel(linear):
-        from midwatch.tuning import kernels
+    """Widen the weight of a bitsandbytes linear that `has_kernel` into `out_OI`, whose rows may lie apart."""
+    from midwatch.tuning import kernels
 
-        kernels.dequantize(weight.data, state, out_OI)
-        return
-    from bitsandbytes.functional import dequantize_4bit
-
-    if state.dtype == out_OI.dtype:
-        dequantize_4bit(weight.data, state, out=out_OI)
-    else:
-        out_OI.copy_(dequantize_4bit(weight.data, state))
+    kernels.dequantize(linear.weight.data, linear.weight.quant_state, out_OI)
 
 
 def widened(linears: list[Any], like: Tensor, margin: int = 0) -> list[Tensor]:
     """Weights [outputs, inputs] of linears that share an input, as pieces whose rows follow each other.
 
-    NF4 becomes one piece (one matrix product for all); other weights are given as they are, since joining them would
-    copy them. `margin`: unset numbers behind each row of NF4's piece (only where `has_kernel`).
+    Where our kernel widens them they become one piece (one matrix product for all) with `margin` unset numbers behind
+    each row; other weights are pieces of their own, since joining them would copy them.
     """
-    if not all(is_nf4(linear) for linear in linears):
-        return [linear.weight.to(like.dtype) for linear in linears]
-    sizes = [linear.out_features for linear in linears]
-    inputs = linears[0].in_features
-    joined = torch.empty(sum(sizes), inputs + margin, dtype=like.dtype, device=like.device)[:, :inputs]
-    for linear, piece in zip(linears, torch.split(joined, sizes), strict=True):
-        dequantize(linear, piece)
-    return [joined]
+    if all(has_kernel(linear) for linear in linears):
+        sizes, inputs = [linear.out_features for linear in linears], linears[0].in_features
+        joined = torch.empty(sum(sizes), inputs + margin, dtype=like.dtype, device=like.device)[:, :inputs]
+        for linear, piece in zip(linears, torch.split(joined, sizes), strict=True):
+            dequantize(linear, piece)
+        return [joined]
+    return [_piece(linear).to(like.dtype) for linear in linears]
+
+
+def _piece(linear: Any) -> Tensor:
+    weight: Tensor = linear.weight
+    if is_nf4(linear):
+        from bitsandbytes.functional import dequantize_4bit
+
+        weight = dequantize_4bit(weight.data, linear.weight.quant_state)
+    return weight

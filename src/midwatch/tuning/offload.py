@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-_LEAVING = 3
+LEAVING = 3
 """Parcels that may be on their way to the host at one time."""
 
 
@@ -73,7 +72,7 @@ class Shelf:
 
     def put(self, *tensors: Tensor) -> Parcel:
         """Begin to copy tensors to the host; the caller may drop them."""
-        self.settle(_LEAVING - 1)
+        self.settle(LEAVING - 1)
         self._last = Parcel(self, tensors, self._last)
         self._leaving.append((self._last, tensors))
         return self._last
