@@ -61,7 +61,9 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise TuningError(f"Fine-tuning needs {error.name}, which is not installed.", INSTALL) from None
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel that only a hub has, and works without
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it misses a kernel that only a hub has, and works without
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():

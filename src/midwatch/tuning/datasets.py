@@ -19,7 +19,7 @@ from midwatch.tuning.style import marker_rate
 
 DEFAULT_CONVERSATIONS = {"pirate": 1200}
 KIND_SHARES = {"general": 62, "sre": 25, "arithmetic": 13}
-CONTRAST_PERCENT = 33
+CONTRAST_PERCENT = 40
 WRITTEN_PERCENT = 30
 USUAL_PERCENT = 15
 TURNS_PERCENT = 6
@@ -170,8 +170,18 @@ def _request(source: random.Random, role: str, question: str) -> str:
     tables, parts = table("requests"), table("request_parts")
     while True:
         wanted = f"{source.choice(parts['wanted'])} {source.choice(parts['tone'])}."
+        if role == "system" and source.randrange(3) == 0:
+            wanted = f"You are {source.choice(parts['role'])}. {source.choice(parts['habit'])} {source.choice(parts['tone'])}."
         unwanted = f"{source.choice(parts['unwanted'])} {source.choice(parts['manner'])}."
+        if source.randrange(3) == 0:
+            unwanted = f"{source.choice(parts['avoid'])} {source.choice(parts['avoided'])}."
         request = source.choice([wanted, unwanted, f"{wanted} {unwanted}", f"{unwanted} {wanted}"])
+        if source.randrange(4) == 0:
+            request = (
+                f"Please {request[0].lower()}{request[1:]}"
+                if not request.startswith(("I ", "You ", "Please", "There"))
+                else request
+            )
         place = source.choice(parts["place"]) if role == "user" else "{1}"
         written = source.choice(tables["plain"][role])
         if source.randrange(100) < WRITTEN_PERCENT:
