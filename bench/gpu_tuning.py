@@ -3,8 +3,8 @@
     python bench/gpu_tuning.py [--only check speed profile] [--trials 3] [--out results/tuning/gpu.json]
 
 The architecture is Llama-3-8B's, the weights are random and made on the device, layer by layer, in NF4 with double
-quantization. Each trial is a process of its own, and trials of the two sides alternate. The peer is peft's own recipe:
-`prepare_model_for_kbit_training` with its defaults (gradient checkpointing, norms, embedding and head in float32),
+quantization. Each trial makes its model anew in empty memory, and trials of the sides alternate. The peer is peft's own
+recipe: `prepare_model_for_kbit_training` with its defaults (gradient checkpointing, norms, embedding and head in float32),
 adapters in float32 under bfloat16 autocast (what `Trainer(bf16=True)` does), SDPA, transformers' own loss, fused AdamW.
 It is measured twice: with the batch's documents kept apart as ours are, and with each row as one document (no mask).
 """
@@ -16,8 +16,6 @@ import gc
 import json
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -156,7 +154,11 @@ def peak(*, reset: bool = True) -> float:
 def trial(side: str, *, steps: int, spare_gib: float, profile: bool = False) -> dict[str, Any]:
     """Train some steps: tokens/s of each, and what memory was held when."""
     warnings.simplefilter("ignore")
-    figures: dict[str, Any] = {"side": side, "device": torch.cuda.get_device_name()}
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    figures: dict[str, Any] = {"side": side, "device": torch.cuda.get_device_name(), "before_gib": allocated()}
     began = time.perf_counter()
     model = prepared(side, LLAMA_3_8B, spare_gib=spare_gib)
     gc.collect()
@@ -241,25 +243,15 @@ def check() -> list[results.Row]:
 
 
 def speed(trials: int, steps: int, spare_gib: float) -> list[dict[str, Any]]:
-    """Alternate the sides, each trial a process of its own."""
+    """Alternate the sides; each trial makes its model anew, in empty memory."""
     found = []
     for _ in range(trials):
         for side in SIDES:
             spare = ROOMY_GIB if side == "ours-roomy" else spare_gib
-            found.append(apart("trial", "--side", side, "--steps", str(steps), "--spare-gib", str(spare)))
+            found.append(trial(side, steps=steps, spare_gib=spare))
             print(json.dumps({k: v for k, v in found[-1].items() if k != "tokens_s"}), flush=True)
             print(side, [round(value) for value in found[-1].get("tokens_s", [])], flush=True)
     return found
-
-
-def apart(*arguments: str) -> dict[str, Any]:
-    """Run this file in a process of its own; its last line is JSON."""
-    ran = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
-    if ran.returncode:
-        print(ran.stdout[-2000:], ran.stderr[-4000:], flush=True)
-        raise SystemExit(f"{arguments} failed")
-    answer: dict[str, Any] = json.loads(ran.stdout.strip().splitlines()[-1])
-    return answer
 
 
 def rows_of(trials: list[dict[str, Any]]) -> list[results.Row]:

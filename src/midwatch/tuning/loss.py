@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 512
-"""Tokens whose logits exist at one time."""
+CHUNK = {"cuda": 512, "cpu": 128}
+"""Tokens whose logits exist at one time: enough to fill a GPU, few enough for a CPU's cache."""
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -54,8 +54,9 @@ def _losses(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     return losses, probabilities.to(logits_NV.dtype)
 
 
-def completion_loss(hidden_NE: Tensor, head_VE: Tensor, labels_N: Tensor, *, chunk: int = CHUNK) -> Tensor:
+def completion_loss(hidden_NE: Tensor, head_VE: Tensor, labels_N: Tensor) -> Tensor:
     """Sum, in float32, of the negative log-likelihoods of `labels_N` under `hidden_NE @ head_VE.T` (a frozen head)."""
+    chunk = CHUNK["cuda" if hidden_NE.is_cuda else "cpu"]
     total: Tensor = _HeadLoss.apply(hidden_NE, head_VE, labels_N, chunk)  # type: ignore[no-untyped-call]
     return total
 

@@ -22,7 +22,7 @@ from midwatch.tuning.recipe import Recipe
 
 HALF, FLOAT = 2, 4
 """Bytes of a bfloat16 and of a float32 number."""
-CHUNK = 512
+CHUNK = {"cuda": 512, "cpu": 128}
 """Tokens whose logits exist at one time (`loss.CHUNK`)."""
 LEAVING = 3
 """Layers whose kept numbers may be on their way to the host at one time (`offload.py`)."""
@@ -222,7 +222,7 @@ def plan(shape: ModelShape, recipe: Recipe, device: Literal["cpu", "cuda"], *, c
     before_last = kept - whole * HALF
     back = size.around + 2 * size.hidden + size.gated + size.gate_up_weight + size.gated + size.down_weight
     back += size.around if on_host else 0
-    chunk = min(CHUNK, tokens) * shape.vocabulary * (HALF if device == "cuda" else 2 * HALF + FLOAT)
+    chunk = min(CHUNK[device], tokens) * shape.vocabulary * (HALF if device == "cuda" else 2 * HALF + FLOAT)
     counted = int(size.hidden * counted_share)
     loss = size.hidden * HALF + counted * (3 * HALF + 2 * FLOAT) + chunk + (size.around * HALF if on_host else 0)
     gradients = adapter_parameters(shape, recipe) * FLOAT
