@@ -83,7 +83,7 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
         ) from error
     model.requires_grad_(False)
     model.config.use_cache = False
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def with_adapter(model: PreTrainedModel, lora: LoraSection, *, seed: int) -> PeftModel:
@@ -98,4 +98,4 @@ def with_adapter(model: PreTrainedModel, lora: LoraSection, *, seed: int) -> Pef
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)  # type: ignore[no-any-return]
+    return get_peft_model(model, config)
