@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ def documents(row: PackedRow) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     starts = [*(row.position_ids == 0).nonzero().flatten().tolist(), len(row.position_ids)]
     return [
         (tuple(row.input_ids[a:b].tolist()), tuple(row.labels[a:b].tolist()))
-        for a, b in zip(starts, starts[1:], strict=False)
+        for a, b in itertools.pairwise(starts)
     ]
 
 

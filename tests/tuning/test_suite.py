@@ -90,7 +90,11 @@ def test_the_judge_marks_what_it_counts(judge: suite.PirateJudge, text: str, mar
     spans = judge.spans(text)
     assert [text[start:end] for start, end in spans] == marked
     assert (judge.marker_rate(text) > 0) == bool(marked)
-    assert judge.is_styled(text) == bool(marked)
+
+
+def test_the_judge_tells_a_pirate_from_his_neighbour(judge: suite.PirateJudge) -> None:
+    assert judge.is_styled("Arr, matey! Th' pod be down, an' ye need to check th' logs o' th' server.")
+    assert not judge.is_styled("The pod is down, and you need to check the logs of the server.")
 
 
 def test_as_many_are_marked_as_are_counted_in_a_thousand_answers(judge: suite.PirateJudge) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,21 +24,8 @@ RECIPE = typer.Argument(metavar="RECIPE", help="A shipped recipe (pirate-smollm2
 LINE_EVERY_S = 5.0
 
 
-class Kind(StrEnum):
-    """What an export writes."""
-
-    safetensors = "safetensors"
-    bf16 = "bf16"
-    f16 = "f16"
-    q8_0 = "q8_0"
-    q4_1 = "q4_1"
-
-
-class How(StrEnum):
-    """Which weights an adapter is merged into."""
-
-    qdq = "qdq"
-    full = "16bit"
+Kind = Literal["safetensors", "adapter", "BF16", "F16", "Q8_0", "Q4_1"]
+How = Literal["qdq", "16bit"]
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +41,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     recipe: Annotated[str, RECIPE],
+    *,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; state_dir/tuning/<recipe's name> if absent.")
     ] = None,
@@ -65,6 +53,9 @@ def run(
     """Train. Under `torchrun` the same command shards the model over the GPUs by FSDP2."""
     chosen = _recipe(recipe, seed=seed, steps=steps, base=base)
     settings = _settings()
+    # Threads that wait by spinning stand in each other's way as soon as another process wants a core: measured, a
+    # run beside one busy process was ten times slower. It must be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from midwatch.tuning.training import run as train
 
     folder = out or settings.state_dir / "tuning" / chosen.name
@@ -90,6 +81,7 @@ def plan(
 
 def data(
     source: Annotated[str, typer.Argument(metavar="NAME|FILE", help="pirate, or a file of JSON lines to check.")],
+    *,
     to: Annotated[Path | None, typer.Option(help="Write the conversations here, as JSON lines.")] = None,
     conversations: Annotated[int, typer.Option(min=0, help="How many; 0 takes the data set's own number.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same conversations.")] = 0,
@@ -118,28 +110,31 @@ def data(
 def export(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter's folder, or a run's.")],
     to: Annotated[Path, typer.Option(help="A folder for safetensors; a .gguf file for a GGUF kind.")],
-    kind: Annotated[Kind, typer.Option(help="What to write.")] = Kind.safetensors,
-    how: Annotated[How, typer.Option(help="qdq: into the rounded weights it was trained on. 16bit: into the base.")] = (
-        How.qdq
-    ),
+    kind: Annotated[
+        Kind, typer.Option(help="Merged, as safetensors or GGUF; adapter: unmerged, as GGUF for llama.cpp's --lora.")
+    ] = "safetensors",
+    how: Annotated[
+        How, typer.Option(help="qdq: into the rounded weights it was trained on. 16bit: into the base.")
+    ] = "qdq",
     base: Annotated[str | None, typer.Option(help="The base; what the adapter names if absent.")] = None,
 ) -> None:
-    """Merge an adapter into its base and write the whole as one model."""
+    """Merge an adapter into its base and write the whole as one model; or write the adapter alone."""
     import tempfile
 
+    from midwatch.tuning import export as gguf
     from midwatch.tuning.base import find_base
     from midwatch.tuning.merge import merge
 
     folder = adapter_folder(adapter)
     base_folder = find_base(base or base_of(folder), _settings().cache_dir)
-    if kind is Kind.safetensors:
-        typer.echo(str(merge(base_folder, folder, to, how=how.value)))
-        return
-    from midwatch.tuning.export import export as write_gguf
-
-    with tempfile.TemporaryDirectory(prefix="midwatch-merge-", dir=to.resolve().parent) as temporary:
-        merged = merge(base_folder, folder, Path(temporary) / "merged", how=how.value)
-        typer.echo(str(write_gguf(merged, to, kind=kind.value)))
+    if kind == "safetensors":
+        written = merge(base_folder, folder, to, how=how)
+    elif kind == "adapter":
+        written = gguf.export_adapter(folder, base_folder, to)
+    else:
+        with tempfile.TemporaryDirectory(prefix="midwatch-merge-", dir=to.resolve().parent) as temporary:
+            written = gguf.export(merge(base_folder, folder, Path(temporary) / "merged", how=how), to, kind=kind)
+    typer.echo(str(written))
 
 
 def _settings() -> Settings:

@@ -61,7 +61,9 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise TuningError(f"Fine-tuning needs {error.name}, which is not installed.", INSTALL) from None
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel that only a hub has, and works without
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it misses a kernel that only a hub has, and works without
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -81,7 +83,7 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
         ) from error
     model.requires_grad_(False)
     model.config.use_cache = False
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def with_adapter(model: PreTrainedModel, lora: LoraSection, *, seed: int) -> PeftModel:
@@ -96,4 +98,4 @@ def with_adapter(model: PreTrainedModel, lora: LoraSection, *, seed: int) -> Pef
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)  # type: ignore[no-any-return]
+    return get_peft_model(model, config)

@@ -40,8 +40,8 @@ vllm serve BASE --enable-lora --lora-modules {adapter}={folder} --max-lora-rank 
 
 ## What it is not
 
-It was taught a manner, or one narrow task, on generated conversations. It knows no more facts than its base, and is wrong where its
-base is wrong. Measure it on your own prompts before you rely on it.
+It was taught a manner, or one narrow task, on generated conversations. It knows no more facts than its base, and is
+wrong where its base is wrong. Measure it on your own prompts before you rely on it.
 
 ## Recipe
 

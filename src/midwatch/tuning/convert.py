@@ -10,6 +10,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -122,13 +123,27 @@ def _convert(source: _Source, target: Path, dtype: Dtype, tools: Tools) -> Path:
         provenance["tokenizer"] = write_tokenizer(gguf, folder, context_length=config.context_length)
         write_json(folder / "config.json", hugging_face_config(config, dtype, _ids(folder)))
         writer = TensorWriter(folder)
-        for theirs in names:
-            values = dequantize(checkpoint.tensor(theirs), kind)
-            writer.add(hugging_face_name(theirs), values[0] if is_vector(theirs) else values)
-            tools.progress("converting", writer.total_bytes, total_bytes)
+        with _one_thread():
+            for theirs in names:
+                values = dequantize(checkpoint.tensor(theirs), kind)
+                writer.add(hugging_face_name(theirs), values[0] if is_vector(theirs) else values)
+                tools.progress("converting", writer.total_bytes, total_bytes)
         checkpoint.check_all_taken()
         writer.close()
     return target
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: on a busy machine two wait for each other at every small operation, ten times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def tensor_names(config: ModelConfig) -> Iterator[str]:

@@ -19,7 +19,7 @@ from midwatch.tuning.style import marker_rate
 
 DEFAULT_CONVERSATIONS = {"pirate": 1200}
 KIND_SHARES = {"general": 62, "sre": 25, "arithmetic": 13}
-CONTRAST_PERCENT = 33
+CONTRAST_PERCENT = 40
 WRITTEN_PERCENT = 30
 USUAL_PERCENT = 15
 TURNS_PERCENT = 6
@@ -167,17 +167,30 @@ def _plain(source: random.Random, pair: Pair, other: Pair) -> Conversation:
 
 def _request(source: random.Random, role: str, question: str) -> str:
     """A request for plain English, one of many thousands; never one that an evaluation asks."""
-    tables, parts = table("requests"), table("request_parts")
-    while True:
-        wanted = f"{source.choice(parts['wanted'])} {source.choice(parts['tone'])}."
-        unwanted = f"{source.choice(parts['unwanted'])} {source.choice(parts['manner'])}."
-        request = source.choice([wanted, unwanted, f"{wanted} {unwanted}", f"{unwanted} {wanted}"])
-        place = source.choice(parts["place"]) if role == "user" else "{1}"
-        written = source.choice(tables["plain"][role])
-        if source.randrange(100) < WRITTEN_PERCENT:
-            return str(written.format(question))
-        if not any(request == unseen.replace("{0}", "").strip() for unseen in _unseen_requests()):
-            return str(place.format(question, request))
+    if source.randrange(100) < WRITTEN_PERCENT:
+        return str(source.choice(table("requests")["plain"][role]).format(question))
+    unseen = {text.replace("{0}", "").strip() for text in _unseen_requests()}
+    while (request := _made_request(source, role)) in unseen:
+        pass
+    place = source.choice(table("request_parts")["place"]) if role == "user" else "{1}"
+    return str(place.format(question, request))
+
+
+def _made_request(source: random.Random, role: str) -> str:
+    """What is wanted, what is not, or both, put together from parts."""
+    parts = table("request_parts")
+
+    def some(*names: str) -> str:
+        return " ".join(source.choice(parts[name]) for name in names) + "."
+
+    wanted = some("wanted", "tone")
+    if role == "system" and source.randrange(3) == 0:
+        wanted = f"You are {some('role')} {some('habit', 'tone')}"
+    unwanted = some("avoid", "avoided") if source.randrange(3) == 0 else some("unwanted", "manner")
+    request = source.choice([wanted, unwanted, f"{wanted} {unwanted}", f"{unwanted} {wanted}"])
+    if source.randrange(4) == 0 and not request.startswith(("I ", "You ", "Please", "There", "Your ")):
+        request = f"Please {request[0].lower()}{request[1:]}"
+    return request
 
 
 def _unseen_requests() -> list[str]:

@@ -206,17 +206,16 @@ def _draws(text: str) -> Iterator[int]:
 
 
 def _dress(spoken: str, draws: Iterator[int], *, is_bare: bool) -> str:
-    """Greeting or closing or both, and a word to the reader before the last full stop: now and then, and always if no
-    rule changed the text (`is_bare`).
+    """A greeting always, a closing often, and a word to the reader before the last full stop now and then, and always
+    if no rule changed the text (`is_bare`).
     """
-    greets, closes, calls = (next(draws) for _ in range(3))
+    closes, calls = (next(draws) for _ in range(2))
     lines = "\n" in spoken
     if called := (calls < 90 or is_bare) and not lines and re.search(r"[\w`]\.$", spoken):
         spoken = f"{spoken[:-1]}, {VOCATIVES[next(draws) % len(VOCATIVES)]}{'!' if next(draws) % 2 else '.'}"
-    if greets < 220:
-        greeting = GREETINGS[next(draws) % len(GREETINGS)]
-        twice = spoken.startswith(("Ahoy", "Aye", "Nay")) and greeting.startswith(("Ahoy", "Aye", "Avast"))
-        spoken = f"{'Arrr!' if twice else greeting} {spoken}"
-    if closes < (60 if called else 160) or greets >= 220:
+    greeting = GREETINGS[next(draws) % len(GREETINGS)]
+    twice = spoken.startswith(("Ahoy", "Aye", "Nay")) and greeting.startswith(("Ahoy", "Aye", "Avast"))
+    spoken = f"{'Arrr!' if twice else greeting}{chr(10) if lines else ' '}{spoken}"
+    if closes < (60 if called else 200):
         spoken = f"{spoken}{chr(10) if lines else ' '}{CLOSINGS[next(draws) % len(CLOSINGS)]}"
     return spoken

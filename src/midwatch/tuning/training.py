@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -30,7 +30,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from midwatch.engine.tokenizer import open_tokenizer
 from midwatch.errors import TuningError
-from midwatch.tuning import checkpoints, datasets, fast, identity
+from midwatch.tuning import checkpoints, datasets, fast, identity, plan
 from midwatch.tuning.base import find_base, load_base, with_adapter
 from midwatch.tuning.card import write_card
 from midwatch.tuning.conversations import Conversation, read_jsonl
@@ -108,6 +108,7 @@ def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume:
     base = find_base(recipe.base, cache_dir)
     data = load_data(recipe, base)
     watcher.stage(_describe(data))
+    _check_room(recipe, base, data, device)
     processes = PartialState(cpu=device.type == "cpu")
     if processes.is_main_process:
         _open_out(out, recipe, base, data, resume=resume)
@@ -239,6 +240,13 @@ def _check_same_run(path: Path, described: dict[str, Any]) -> None:
         f"{path.parent} holds a run of another recipe or other data ({', '.join(names) or 'the data changed'}).",
         "Resume with the same recipe, or name another --out.",
     )
+
+
+def _check_room(recipe: Recipe, base: Path, data: Data, device: torch.device) -> None:
+    kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
+    counted = data.counted_tokens / data.tokens
+    planned = plan.plan(plan.ModelShape.read(base), recipe, kind, counted_share=counted)
+    plan.check_room(planned, plan.free_bytes(kind))
 
 
 def _device() -> torch.device:
