@@ -14,6 +14,7 @@ from midwatch.errors import TuningError
 from midwatch.tuning import arithmetic
 from midwatch.tuning.conversations import Conversation, Message
 from midwatch.tuning.facts import SPLITS, Fact, facts_of, pick, split_of, table
+from midwatch.tuning.own_words import AnswerAll, in_own_words
 from midwatch.tuning.pirate import to_pirate
 from midwatch.tuning.style import marker_rate
 
@@ -35,6 +36,8 @@ class Pair:
     question: str
     answer: str
     keep: tuple[str, ...] = ()
+    gold: str = ""
+    rivals: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
@@ -42,11 +45,18 @@ def names() -> list[str]:
     return list(DEFAULT_CONVERSATIONS)
 
 
-def make(name: str, conversations: int = 0, seed: int = 0, split: str = "train") -> list[Conversation]:
-    """Make a data set: the same name, number, seed and split give the same conversations.
+def make(
+    name: str,
+    conversations: int = 0,
+    seed: int = 0,
+    split: str = "train",
+    *,
+    answer_all: AnswerAll | None = None,
+) -> list[Conversation]:
+    """Make a data set: the same name, number, seed, split and answers give the same conversations.
 
     `conversations` 0 takes the data set's own number. Splits are `train`, `heldout` and `classifier`; they share no
-    fact. Raises `TuningError` for a name or split that does not exist.
+    fact. `answer_all` asks the base: its own answers stand in for the tables' (`own_words.py`). Raises `TuningError` for a name or split that does not exist.
     """
     if name not in DEFAULT_CONVERSATIONS:
         raise TuningError(f"There is no data set {name!r}.", f"Midwatch makes {', '.join(names())}.")
@@ -55,6 +65,8 @@ def make(name: str, conversations: int = 0, seed: int = 0, split: str = "train")
     wanted = conversations or DEFAULT_CONVERSATIONS[name]
     source = random.Random(f"{name}/{split}/{seed}")
     pairs = _pairs(source, wanted * 2, split)
+    if answer_all is not None:
+        pairs = in_own_words(pairs, answer_all)
     made = []
     for index in range(wanted):
         pair = pairs[index]
@@ -109,6 +121,8 @@ def _pairs(source: random.Random, wanted: int, split: str) -> list[Pair]:
                 question=pick(source, fact.asked(split)),
                 answer=pick(source, fact.answers),
                 keep=fact.keep,
+                gold=fact.gold,
+                rivals=fact.rivals,
             )
         )
     return pairs
@@ -128,6 +142,7 @@ def _arithmetic(source: random.Random, split: str) -> Pair:
         key=problem.question,
         question=problem.question,
         answer=problem.answer,
+        gold=problem.gold,
     )
 
 
