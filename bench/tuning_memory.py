@@ -80,8 +80,8 @@ def trial(side: str) -> dict[str, float]:
     """
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    small = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 512, "head_dim": 64}
-    steps(side, SMOLLM2 | small | {"num_attention_heads": 3})
+    small = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 512}
+    steps(side, SMOLLM2 | small | {"num_attention_heads": 2, "num_key_value_heads": 1})
     return steps(side, SMOLLM2)
 
 
