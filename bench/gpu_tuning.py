@@ -4,8 +4,8 @@
 
 The architecture is Llama-3-8B's, the weights are random and made on the device, layer by layer, in NF4 with double
 quantization. Each trial makes its model anew in empty memory, and trials of the sides alternate. The peer is peft's own
-recipe: `prepare_model_for_kbit_training` with its defaults (gradient checkpointing, norms, embedding and head in float32),
-adapters in float32 under bfloat16 autocast (what `Trainer(bf16=True)` does), SDPA, transformers' own loss, fused AdamW.
+recipe: `prepare_model_for_kbit_training` with its defaults (gradient checkpointing, norms, embedding and head in
+float32), adapters in float32 under bfloat16 autocast (what `Trainer(bf16=True)` does), SDPA, its own loss, fused AdamW.
 It is measured twice: with the batch's documents kept apart as ours are, and with each row as one document (no mask).
 """
 
@@ -339,7 +339,13 @@ def style(model: Path, prompts: int) -> list[results.Row]:
         results.row("pirate-smollm2 on the GPU: from a GGUF file to an adapter", [taught_s], "s", target=60.0,
             direction="at_most", extra={"converting s": converted_s, "steps": summary.steps}),
     ]  # fmt: skip
-    print(found.measures, flush=True)
+    for name in ("style rate", "leakage", "retention", "exact answers"):
+        measure = found.measure(name)
+        tuned, aim = measure.intervals["tuned"], measure.aim
+        if tuned is not None:
+            made.append(results.row(f"pirate-smollm2 taught on the GPU: {name}", [float(tuned.value)], measure.unit,
+                target=aim.value if aim else None, direction=aim.direction if aim else None,
+                extra={"low": float(tuned.low), "high": float(tuned.high), "prompts": measure.prompts}))  # fmt: skip
     return made
 
 

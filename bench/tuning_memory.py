@@ -26,7 +26,7 @@ from midwatch import results
 from midwatch.tuning.plan import GIB, ModelShape, footprint, plain_plan, plan
 from midwatch.tuning.recipe import LINEARS, DataSection, Recipe, TrainingSection
 
-SMOLLM2 = {
+SMOLLM2: dict[str, Any] = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152, "tie_word_embeddings": True,
 }  # fmt: skip
@@ -47,12 +47,12 @@ def resident(key: str = "VmRSS") -> int:
     raise KeyError(key)
 
 
-def base_model() -> Any:
-    """A random model of SmolLM2's shape in NF4."""
+def base_model(shape: dict[str, Any]) -> Any:
+    """A random model in NF4."""
     import bitsandbytes
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    model: Any = LlamaForCausalLM(LlamaConfig(**SMOLLM2)).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16)
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
             packed = bitsandbytes.nn.Linear4bit(
@@ -66,24 +66,34 @@ def base_model() -> Any:
     return model.requires_grad_(False)
 
 
-def batch() -> dict[str, torch.Tensor]:
+def batch(vocabulary: int) -> dict[str, torch.Tensor]:
     """Two rows of eight documents of 64 tokens, half of each counted."""
-    ids = torch.randint(0, SMOLLM2["vocab_size"], (2, 512), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, vocabulary, (2, 512), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(64).repeat(2, 8)
     return {"input_ids": ids, "position_ids": positions, "labels": ids.masked_fill(positions < 32, -100)}
 
 
 def trial(side: str) -> dict[str, float]:
-    """Three steps of one side; bytes of growth, resting and at the peak."""
+    """Three steps of one side; bytes of growth, resting and at the peak.
+
+    A model of one small layer takes the same steps first, so that what libraries load and compile is there before.
+    """
     warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    small = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "vocab_size": 512, "head_dim": 64}
+    steps(side, SMOLLM2 | small | {"num_attention_heads": 3})
+    return steps(side, SMOLLM2)
+
+
+def steps(side: str, shape: dict[str, Any]) -> dict[str, float]:
+    """Make a model and train it for three steps."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     from midwatch.tuning.fast import packed_loss, prepare
 
-    torch.manual_seed(0)
-    torch.mm(torch.ones(64, 64, dtype=torch.bfloat16), torch.ones(64, 64, dtype=torch.bfloat16))
+    gc.collect()
     before = resident()
-    model = base_model()
+    model = base_model(shape)
     plain = side == "peft and transformers"
     if plain:
         model = prepare_model_for_kbit_training(model)
@@ -99,7 +109,7 @@ def trial(side: str) -> dict[str, float]:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     loaded = resident() - before
     Path("/proc/self/clear_refs").write_text("5")
-    data = batch()
+    data = batch(shape["vocab_size"])
     for _ in range(3):
         if plain:
             with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -24,8 +24,7 @@ def documents(row: PackedRow) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(ids, labels) between the restarts of the positions."""
     starts = [*(row.position_ids == 0).nonzero().flatten().tolist(), len(row.position_ids)]
     return [
-        (tuple(row.input_ids[a:b].tolist()), tuple(row.labels[a:b].tolist()))
-        for a, b in itertools.pairwise(starts)
+        (tuple(row.input_ids[a:b].tolist()), tuple(row.labels[a:b].tolist())) for a, b in itertools.pairwise(starts)
     ]
 
 

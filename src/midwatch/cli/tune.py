@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -56,6 +57,8 @@ def run(
     # Threads that wait by spinning stand in each other's way as soon as another process wants a core: measured, a
     # run beside one busy process was ten times slower. It must be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # bitsandbytes warns, when it is imported, of a kernel that only a hub has; it works without.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from midwatch.tuning.training import run as train
 
     folder = out or settings.state_dir / "tuning" / chosen.name

@@ -6,7 +6,6 @@ bfloat16 on a CPU too, where dequantizing to float32 is about a hundred times sl
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,9 +60,6 @@ def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bo
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise TuningError(f"Fine-tuning needs {error.name}, which is not installed.", INSTALL) from None
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it misses a kernel that only a hub has, and works without
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -98,4 +94,6 @@ def with_adapter(model: PreTrainedModel, lora: LoraSection, *, seed: int) -> Pef
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks transformers by names that transformers will drop
+        return get_peft_model(model, config)
