@@ -36,8 +36,9 @@ _QUANTIZATION_VERSION = 2
 def export(folder: Path, target: Path, *, kind: Kind = "Q8_0", tools: Tools | None = None) -> Path:
     """Write the model in `folder` as the GGUF file `target`, whole or not at all; returns `target`.
 
-    Q4_1 is for models that were not tuned: rounding to 16 steps a block takes away much of what an adapter added, and
-    nearly all of it where the base came from a Q4_1 file, whose steps are found again (`results/tuning/merge.json`).
+    Q4_1 costs a tuned model far more than Q8_0: what an adapter adds is often less than half a step of 16 a block. Most
+    is lost where the 16-bit numbers of a Q4_1 file were merged into, whose own steps are found again
+    (`results/tuning/merge.json`).
 
     Raises `TuningError` for an architecture or a tokenizer that is not exported, a `kind` that is none, or if `target`
     is there already; `ModelError` for a folder that is incomplete or damaged; `DownloadError` for a full disk.
