@@ -1,4 +1,4 @@
-"""Runs: the loss falls, the answer changes, a kill costs nothing, and what is wrong is said before or while it happens."""
+"""Runs: the loss falls, the answer changes, a kill costs nothing, and what is wrong is said in time."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from midwatch.cli.tune_eval import adapter_folder, base_of, evaluate
+from midwatch.cli.tune_eval import adapter_folder, ask_base, base_of, evaluate
 from midwatch.errors import TuningError
 
 if TYPE_CHECKING:
@@ -54,16 +53,23 @@ def run(
     """Train. Under `torchrun` the same command shards the model over the GPUs by FSDP2."""
     chosen = _recipe(recipe, seed=seed, steps=steps, base=base)
     settings = _settings()
-    # Threads that wait by spinning stand in each other's way as soon as another process wants a core: measured, a
-    # run beside one busy process was ten times slower. It must be said before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from midwatch.engine.cores import spin_briefly
+
+    spin_briefly()
     # bitsandbytes warns, when it is imported, of a kernel that only a hub has; it works without.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from midwatch.tuning.training import run as train
 
     folder = out or settings.state_dir / "tuning" / chosen.name
     with _watching(chosen.name) as watcher:
-        summary = train(chosen, out=folder, cache_dir=settings.cache_dir, watcher=watcher, resume=resume)
+        summary = train(
+            chosen,
+            out=folder,
+            cache_dir=settings.cache_dir,
+            watcher=watcher,
+            resume=resume,
+            answer_all=lambda questions: ask_base(questions, chosen.base, settings),
+        )
     typer.echo(
         f"{summary.steps} steps in {summary.total_s / 60:.1f} min ({summary.tokens_per_s:,.0f} tokens/s): "
         f"loss {summary.first_loss:.3f} to {summary.last_loss:.3f}, peak {summary.peak_bytes / 2**30:.2f} GiB"

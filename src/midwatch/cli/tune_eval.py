@@ -120,6 +120,10 @@ class EngineAnswerer:
                 found[output.request_id] = Likelihood(nll=nll, tokens=count)
         return [found[request] for request in requests]
 
+    def close(self) -> None:
+        """Let go of the engine's threads and memory."""
+        self._engine.close()
+
     def _queue(self, prompts: Sequence[list[int]], params: SamplingParams, variant: str | None) -> list[int]:
         return [self._engine.add_request(ids, params, adapter=variant) for ids in prompts]
 
@@ -172,6 +176,20 @@ def open_engine(
     engine = Engine.load(path, settings.model_copy(update=changes), kernel_dir=kernel_dir)
     engine.bind_thread()
     return EngineAnswerer(engine, f"Midwatch's engine, {path.name}, {engine.backend.name}")
+
+
+def ask_base(questions: Sequence[str], base: str, settings: Settings) -> list[str]:
+    """What a base answers, greedy, each question asked alone, by the engine; its memory is given back."""
+    from midwatch.engine import hub
+    from midwatch.tuning.own_words import MAX_TOKENS
+
+    path = hub.resolve(base, settings.cache_dir)
+    answerer = open_engine(path, {}, settings.engine, 0, kernel_dir=settings.kernel_dir)
+    try:
+        asked = [[{"role": "user", "content": question}] for question in questions]
+        return answerer.answer(asked, variant=None, max_tokens=MAX_TOKENS)
+    finally:
+        answerer.close()
 
 
 def adapter_folder(path: Path) -> Path:

@@ -1,13 +1,13 @@
 """Data sets that Midwatch makes itself: `make("pirate")` for training, and prompts that no training has seen.
 
-One conversation in three asks for plain English and gets it, so that the style does not leak where it is not wanted.
+Two conversations in five ask for plain English and get it, so that the style does not leak where it is not wanted.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from midwatch.errors import TuningError
@@ -22,6 +22,7 @@ DEFAULT_CONVERSATIONS = {"pirate": 1200}
 KIND_SHARES = {"general": 62, "sre": 25, "arithmetic": 13}
 CONTRAST_PERCENT = 40
 WRITTEN_PERCENT = 30
+ASKED_PERCENT = 45
 USUAL_PERCENT = 15
 TURNS_PERCENT = 6
 
@@ -56,7 +57,8 @@ def make(
     """Make a data set: the same name, number, seed, split and answers give the same conversations.
 
     `conversations` 0 takes the data set's own number. Splits are `train`, `heldout` and `classifier`; they share no
-    fact. `answer_all` asks the base: its own answers stand in for the tables' (`own_words.py`). Raises `TuningError` for a name or split that does not exist.
+    fact. `answer_all` asks the base: its own answers stand in for the tables' (`own_words.py`). Raises `TuningError`
+    for a name or split that does not exist.
     """
     if name not in DEFAULT_CONVERSATIONS:
         raise TuningError(f"There is no data set {name!r}.", f"Midwatch makes {', '.join(names())}.")
@@ -64,9 +66,9 @@ def make(
         raise TuningError(f"There is no split {split!r}.", f"Splits are {', '.join(SPLITS)}.")
     wanted = conversations or DEFAULT_CONVERSATIONS[name]
     source = random.Random(f"{name}/{split}/{seed}")
-    pairs = _pairs(source, wanted * 2, split)
-    if answer_all is not None:
-        pairs = in_own_words(pairs, answer_all)
+    pairs = (
+        _pairs(source, wanted * 2, split) if answer_all is None else _own_pairs(source, wanted * 2, split, answer_all)
+    )
     made = []
     for index in range(wanted):
         pair = pairs[index]
@@ -98,6 +100,25 @@ def describe(conversations: Sequence[Conversation]) -> dict[str, object]:
         "answer_words": sum(len(text.split()) for text in answers),
         "markers_per_100_words": {style: sum(found) / len(found) for style, found in sorted(rates.items())},
     }
+
+
+def _own_pairs(source: random.Random, wanted: int, split: str, answer_all: AnswerAll) -> list[Pair]:
+    """So many pairs in the base's words, most of them about what only the base is asked about."""
+    asked = list(_asked(split))
+    source.shuffle(asked)
+    pairs = in_own_words([*_pairs(source, wanted, split), *asked], answer_all)
+    known, free = pairs[:wanted], [pair for pair in pairs[wanted:] if pair.answer]
+    return [free.pop() if free and source.randrange(100) < ASKED_PERCENT else known.pop() for _ in range(wanted)]
+
+
+def _asked(split: str) -> Iterator[Pair]:
+    """Questions that have no answer in the tables."""
+    for group in table("asked")["group"]:
+        for ask in group["ask"]:
+            for word in group["words"]:
+                question = ask.format(word)
+                if split_of(question) == split:
+                    yield Pair(kind="general", family="asked", key=question, question=question, answer="")
 
 
 def _pairs(source: random.Random, wanted: int, split: str) -> list[Pair]:

@@ -1,7 +1,7 @@
 """The base's own answers in place of the tables': what is taught is the manner, and no new fact.
 
-A small model that is taught facts it does not hold learns to invent (Gekhman et al., arXiv 2405.05904); an answer in its
-own words leaves only the style to learn. The tables' answer stays where the base is wrong, rambles or says nothing.
+A small model that is taught facts it does not hold learns to invent (Gekhman et al., arXiv 2405.05904); an answer in
+its own words leaves only the style to learn. The tables' answer stays where the base is wrong, rambles or says nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Protocol, TypeVar
 from midwatch.errors import TuningError
 from midwatch.tuning.pirate import to_pirate
 from midwatch.tuning.questions import is_exact
+from midwatch.tuning.style import marker_rate
 
 AnswerAll = Callable[[Sequence[str]], Sequence[str]]
 """Greedy answers of the base to these questions, each asked alone."""
 MAX_TOKENS = 40
 """Tokens that the base may answer with; what is no whole sentence by then is cut."""
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)]?(?=\s|$)")
+_SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"'”’)]?(?=\s|$)")
 _REPEATED = 4
 
 
@@ -70,7 +71,9 @@ def whole_sentences(text: str) -> str:
 
 
 def is_usable(text: str, gold: str, rivals: Sequence[str]) -> bool:
-    """Whether an answer is there, is right, does not repeat itself, and can be told as a pirate without a loss."""
+    """Whether an answer is there, right, plain, without repetition, and can be told as a pirate without a loss."""
+    if marker_rate(text) or text.count("`") % 2:
+        return False
     words = text.lower().split()
     runs = [tuple(words[index : index + _REPEATED]) for index in range(len(words) - _REPEATED + 1)]
     if not words or len(runs) != len(set(runs)) or (gold and not is_exact(text, gold, rivals)):

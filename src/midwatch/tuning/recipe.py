@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,6 +28,8 @@ class DataSection(_Section):
     """A data set that Midwatch makes (`pirate`), or the path of a file of JSON lines of chat messages."""
     conversations: int = Field(default=0, ge=0)
     """How many conversations to make, or to read from the file's beginning; 0 takes the source's own number."""
+    answers: Literal["tables", "base"] = "tables"
+    """Whose words a made data set teaches the style on: the tables', or the base's own where these are right."""
 
 
 class LoraSection(_Section):

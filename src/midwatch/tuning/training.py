@@ -4,6 +4,7 @@ transformers' `Trainer` turns the crank (optimizer, schedule, checkpoints, FSDP2
 fed, what the loss counts, how the model computes (`fast.py`), and what a crash leaves behind.
 
     OUT/run.json         the recipe, the base's identity, the data's hash, versions
+    OUT/data.jsonl       the conversations, as they were shown; a resumed run reads them again
     OUT/metrics.jsonl    one line per optimizer step
     OUT/checkpoints/     the last few, each whole or not there
     OUT/adapter/         peft's layout, in bfloat16, with a model card
@@ -33,13 +34,14 @@ from midwatch.errors import TuningError
 from midwatch.tuning import checkpoints, datasets, fast, identity, plan
 from midwatch.tuning.base import find_base, load_base, with_adapter
 from midwatch.tuning.card import write_card
-from midwatch.tuning.conversations import Conversation, read_jsonl
+from midwatch.tuning.conversations import Conversation, read_jsonl, write_jsonl
 from midwatch.tuning.encoding import encode_all
+from midwatch.tuning.own_words import AnswerAll
 from midwatch.tuning.packing import PackedRow, filled_share, pack
 from midwatch.tuning.progress import MetricsCallback, Watcher, read_metrics
 from midwatch.tuning.recipe import Recipe
 
-RUN = "run.json"
+RUN, DATA = "run.json", "data.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +77,9 @@ class Data:
     sha256: str
 
 
-def load_data(recipe: Recipe, base: Path) -> Data:
-    """The recipe's conversations, encoded and packed. Raises `TuningError` for bad lines and for an empty data set."""
-    conversations = _conversations(recipe)
-    digest = hashlib.sha256(repr(conversations).encode()).hexdigest()
+def load_data(conversations: Sequence[Conversation], recipe: Recipe, base: Path) -> Data:
+    """Conversations, encoded and packed. Raises `TuningError` if none fits in a row."""
+    digest = hashlib.sha256(repr([item.as_dicts() for item in conversations]).encode()).hexdigest()
     tokenizer = open_tokenizer(base)
     training = recipe.training
     encoded = encode_all(conversations, tokenizer, most_tokens=training.row_tokens)
@@ -96,23 +97,32 @@ def load_data(recipe: Recipe, base: Path) -> Data:
     )
 
 
-def run(recipe: Recipe, *, out: Path, cache_dir: Path, watcher: Watcher, resume: bool = False) -> RunSummary:
+def run(
+    recipe: Recipe,
+    *,
+    out: Path,
+    cache_dir: Path,
+    watcher: Watcher,
+    resume: bool = False,
+    answer_all: AnswerAll | None = None,
+) -> RunSummary:
     """Train an adapter by a recipe, or go on with a run that was cut off.
 
-    Raises `TuningError` for data, checkpoints and numbers that are no good, `ModelError` for the base.
+    `answer_all` asks the base, which a recipe with `data.answers = "base"` needs. Raises `TuningError` for data,
+    checkpoints and numbers that are no good, `ModelError` for the base.
     """
     began = time.monotonic()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     device = _device()
     watcher.stage(f"Base {recipe.base}")
     base = find_base(recipe.base, cache_dir)
-    data = load_data(recipe, base)
-    watcher.stage(_describe(data))
-    _check_room(recipe, base, data, device)
+    _check_room(recipe, base, device)
     processes = PartialState(cpu=device.type == "cpu")
     if processes.is_main_process:
-        _open_out(out, recipe, base, data, resume=resume)
+        _open_out(out, recipe, base, watcher, answer_all=answer_all, resume=resume)
     processes.wait_for_everyone()
+    data = load_data(read_jsonl(out / DATA), recipe, base)
+    watcher.stage(_describe(data))
     checkpoint = checkpoints.latest(out / "checkpoints", watcher.stage) if resume else None
     watcher.stage(f"Loading {'NF4' if recipe.four_bit else 'bfloat16'} weights on {device}")
     model = load_base(base, four_bit=recipe.four_bit, device=device, sharded=_launched())
@@ -191,61 +201,66 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         return loss * self.accelerator.num_processes if num_items_in_batch is not None else loss
 
 
-def _conversations(recipe: Recipe) -> list[Conversation]:
+def _conversations(recipe: Recipe, watcher: Watcher, answer_all: AnswerAll | None) -> list[Conversation]:
     wanted, source = recipe.data.conversations, recipe.data.source
-    if source in datasets.DEFAULT_CONVERSATIONS:
-        return datasets.make(source, wanted, seed=recipe.training.seed)
+    if source in datasets.names():
+        own_words = recipe.data.answers == "base"
+        if own_words and answer_all is None:
+            raise TuningError(
+                'data.answers is "base", but nobody can ask the base here.', 'Set data.answers = "tables".'
+            )
+        if own_words:
+            watcher.stage("Asking the base what it would answer itself")
+        return datasets.make(source, wanted, recipe.training.seed, answer_all=answer_all if own_words else None)
     if not Path(source).is_file():
-        known = ", ".join(datasets.DEFAULT_CONVERSATIONS)
         raise TuningError(
             f"data.source is {source!r}, which is neither a file nor a data set that Midwatch makes.",
-            f"Name a file of JSON lines of chat messages, or one of: {known}.",
+            f"Name a file of JSON lines of chat messages, or one of: {', '.join(datasets.names())}.",
         )
     found = read_jsonl(Path(source))
     return found[:wanted] if wanted else found
 
 
-def _open_out(out: Path, recipe: Recipe, base: Path, data: Data, *, resume: bool) -> None:
-    """Make the run's folder, or check that the one there is of the same run."""
-    described = {"recipe": recipe.model_dump(mode="json"), "data_sha256": data.sha256}
+def _open_out(
+    out: Path, recipe: Recipe, base: Path, watcher: Watcher, *, answer_all: AnswerAll | None, resume: bool
+) -> None:
+    """Make the run's folder with its data, or check that the one there is of the same run."""
     path = out / RUN
     if path.is_file():
         if not resume:
             raise TuningError(f"{out} holds a run already.", "Go on with it by --resume, or name another --out.")
-        _check_same_run(path, described)
+        _check_same_run(path, recipe.model_dump(mode="json"))
         identity.check(out, base)
         return
+    conversations = _conversations(recipe, watcher, answer_all)
     out.mkdir(parents=True, exist_ok=True)
+    write_jsonl(conversations, out / DATA)
     identity.write(out, base)
-    path.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}, indent=1) + "\n", encoding="utf-8")
+    temporary.rename(path)  # last: a folder without it holds no run
 
 
-def _check_same_run(path: Path, described: dict[str, Any]) -> None:
+def _check_same_run(path: Path, recipe: dict[str, Any]) -> None:
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+    except (ValueError, KeyError):
         raise TuningError(f"{path} cannot be read.", "Begin again in another --out.") from None
-    if before == described:
+    if before == recipe:
         return
-    names = [
-        f"{section}.{field}"
-        for section in ("data", "lora", "training")
-        for field, value in described["recipe"][section].items()
-        if before.get("recipe", {}).get(section, {}).get(field) != value
-    ]
-    names += [
-        name for name in ("name", "base", "four_bit") if before.get("recipe", {}).get(name) != described["recipe"][name]
-    ]
+    names = [name for name in ("name", "base", "four_bit") if before.get(name) != recipe[name]]
+    for section in ("data", "lora", "training"):
+        theirs = before.get(section, {})
+        names += [f"{section}.{field}" for field, value in recipe[section].items() if theirs.get(field) != value]
     raise TuningError(
-        f"{path.parent} holds a run of another recipe or other data ({', '.join(names) or 'the data changed'}).",
+        f"{path.parent} holds a run of another recipe: {', '.join(names) or 'fields that are no longer known'} differ.",
         "Resume with the same recipe, or name another --out.",
     )
 
 
-def _check_room(recipe: Recipe, base: Path, data: Data, device: torch.device) -> None:
+def _check_room(recipe: Recipe, base: Path, device: torch.device) -> None:
     kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
-    counted = data.counted_tokens / data.tokens
-    planned = plan.plan(plan.ModelShape.read(base), recipe, kind, counted_share=counted)
+    planned = plan.plan(plan.ModelShape.read(base), recipe, kind)
     plan.check_room(planned, plan.free_bytes(kind))
 
 
