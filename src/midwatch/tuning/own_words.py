@@ -1,7 +1,7 @@
 """The base's own answers in place of the tables': what is taught is the manner, and no new fact.
 
 A small model that is taught facts it does not hold learns to invent (Gekhman et al., arXiv 2405.05904); an answer in
-its own words leaves only the style to learn. The tables' answer stays where the base is wrong, rambles or says nothing.
+its own words leaves only the style to learn. The tables' answer stays where it is long, and where the base is wrong, rambles or says nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ AnswerAll = Callable[[Sequence[str]], Sequence[str]]
 """Greedy answers of the base to these questions, each asked alone."""
 MAX_TOKENS = 40
 """Tokens that the base may answer with; what is no whole sentence by then is cut."""
+LONG_WORDS = 25
+"""A longer answer of the tables (a letter, a story, a list) stays: the base's would be cut off in its middle."""
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?][\"'”’)]?(?=\s|$)")
 _REPEATED = 4
 
@@ -57,7 +59,7 @@ def in_own_words(pairs: Sequence[P], answer_all: AnswerAll) -> list[P]:
     said = dict(zip(asked, map(whole_sentences, answer_all(asked)), strict=True))
     return [
         dataclasses.replace(pair, answer=said[pair.question], keep=())  # type: ignore[type-var]
-        if is_usable(said[pair.question], pair.gold, pair.rivals)
+        if len(pair.answer.split()) <= LONG_WORDS and is_usable(said[pair.question], pair.gold, pair.rivals)
         else pair
         for pair in pairs
     ]

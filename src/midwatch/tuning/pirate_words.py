@@ -53,7 +53,6 @@ PHRASES = {
 """Phrases, tried before words and the longest first."""
 
 WORDS = {
-    "the": "th'",
     "you": "ye",
     "your": "yer",
     "yours": "yers",
@@ -63,24 +62,23 @@ WORDS = {
     "is": "be",
     "are": "be",
     "am": "be",
-    "isn't": "ain't",
-    "aren't": "ain't",
     "and": "an'",
-    "of": "o'",
     "for": "fer",
     "with": "wi'",
     "without": "wi'out",
     "them": "'em",
     "before": "afore",
-    "between": "betwixt",
-    "among": "amongst",
     "while": "whilst",
-    "often": "oft",
-    "until": "'til",
     "about": "'bout",
     "around": "'round",
     "against": "'gainst",
     "over": "o'er",
+    "isn't": "ain't",
+    "aren't": "ain't",
+    "between": "betwixt",
+    "among": "amongst",
+    "often": "oft",
+    "until": "'til",
     "never": "ne'er",
     "ever": "e'er",
     "almost": "nigh on",
@@ -136,7 +134,11 @@ WORDS = {
     "understand": "savvy",
     "sturdy": "seaworthy",
 }
-"""Words, each for what may stand in its place in every sentence."""
+"""Words, each for what may stand in its place in every sentence.
+
+The and of stay, though a pirate says th' and o': they stand right before what an answer is about, and a small model that
+was taught to say them otherwise kept four in five of its right answers instead of all.
+"""
 
 ANSWERS = {"yes": "aye", "no": "nay", "sure": "aye"}
 """Words that are changed only where they answer: first in a text, with a comma, full stop or exclamation mark."""

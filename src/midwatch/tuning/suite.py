@@ -7,11 +7,12 @@ import re
 from midwatch.errors import TuningError
 from midwatch.tuning import questions
 from midwatch.tuning.evaluation import Suite
-from midwatch.tuning.style import is_marker, marker_rate, pirate_classifier, words_of
+from midwatch.tuning.style import PHRASES, is_marker, marker_rate, pirate_classifier, words_of
 
 CHOOSING = 24
 """Prompts that choose the system prompt of the prompted base, beside those that measure."""
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+_PHRASE = re.compile(rf"\b(?:{'|'.join(PHRASES)})\b", re.IGNORECASE)
 _WORD = re.compile(r"['’]?[^\W\d_]+(?:['’-][^\W\d_]+)*['’]?")
 
 
@@ -54,6 +55,8 @@ class PirateJudge:
         return marker_rate(text)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Where the markers are; code holds none."""
+        """Where the markers are, words and whole phrases; code holds none."""
         prose = _CODE.sub(lambda code: " " * len(code[0]), text)
-        return [word.span() for word in _WORD.finditer(prose) if any(map(is_marker, words_of(word[0])))]
+        found = [phrase.span() for phrase in _PHRASE.finditer(prose)]
+        bare = _PHRASE.sub(lambda phrase: " " * len(phrase[0]), prose)
+        return sorted(found + [word.span() for word in _WORD.finditer(bare) if any(map(is_marker, words_of(word[0])))])
