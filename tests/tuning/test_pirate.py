@@ -29,18 +29,18 @@ PROTECTED = [
 @pytest.mark.parametrize(
     ("neutral", "spoken"),
     [
-        ("The capital of France is Paris.", "Th' capital o' France be Paris."),
-        ("It is not the first of my old boats.", "It ain't th' first o' me ol' boats."),
+        ("The capital of France is Paris.", "The capital of France be Paris."),
+        ("It is not the first of my old boats.", "It ain't the first of me ol' boats."),
         ("You are running over there, and I'm waiting for them.",
          "Ye be runnin' o'er there, an' I be waitin' fer 'em."),
         ("Hello, my friend! Thank you for asking.", "Ahoy, me matey! Thank ye fer askin'."),
         ("Yes, it is. There are no ships.", "Aye, 'tis. There be no ships."),
-        ("No, you never bring the king a string.", "Nay, ye ne'er bring th' king a string."),
+        ("No, you never bring the king a string.", "Nay, ye ne'er bring the king a string."),
         ("A sibling of the duckling is sleeping in the building.",
-         "A sibling o' th' duckling be sleepin' in th' buildin'."),
+         "A sibling of the duckling be sleepin' in the buildin'."),
         ("Wake me at 7 am, for I am tired.", "Wake me at 7 am, fer I be weary."),
         ("Take a look at the log, look at the pod, look for errors.",
-         "Cast an eye on th' log, cast an eye on th' pod, keep a weather eye out fer errors."),
+         "Cast an eye on the log, cast an eye on the pod, keep a weather eye out fer errors."),
         ("To mend it is easy, and it is cheap.", "To mend it be easy, an' 'tis cheap."),
         ("Those who can mend it will be there for a while.", "Those who can mend it will be there fer a spell."),
         ("It’s late, isn’t it? Don't worry.", "'Tis late, ain't it? Don't worry."),
@@ -65,12 +65,12 @@ def test_capitals_inside_a_sentence_are_names(text: str) -> None:
 
 def test_a_command_in_a_sentence_is_left_alone() -> None:
     spoken = speak("Then run kubectl get pods for the old app, and look at the list.")
-    assert "kubectl get pods for the old app, an' cast an eye on th' list." in spoken
+    assert "kubectl get pods for the old app, an' cast an eye on the list." in spoken
 
 
 def test_a_prompt_line_and_an_indented_line_are_left_alone() -> None:
     text = "Do this:\n$ echo you are my friend\n    the old code\nand the rest."
-    assert speak(text) == "Do this:\n$ echo you are my friend\n    the old code\nan' th' rest."
+    assert speak(text) == "Do this:\n$ echo you are my friend\n    the old code\nan' the rest."
 
 
 @given(
@@ -123,17 +123,17 @@ def test_every_answer_that_we_ship_survives_and_shows_the_style() -> None:
 def test_the_seed_changes_the_greeting_and_nothing_else() -> None:
     said = {to_pirate("The moon is far away.", seed) for seed in range(200)}
     assert len(said) > 40
-    assert all("Th' moon be far away" in text for text in said)
+    assert all("The moon be far away" in text for text in said)
 
 
 def test_a_list_keeps_its_lines() -> None:
     spoken = to_pirate("1. Drink the water.\n2. Walk.\n3. Sleep.", seed=3)
-    assert re.search(r"1\. Drink th' water\.\n2\. Walk\.\n3\. Sleep\.", spoken)
+    assert re.search(r"1\. Drink the water\.\n2\. Walk\.\n3\. Sleep\.", spoken)
 
 
 def test_words_to_keep_are_kept() -> None:
     assert "is friend" not in speak("The opposite of enemy is friend.")
-    assert speak("The opposite of enemy is friend.", keep=("friend", "enemy")) == "Th' opposite o' enemy be friend."
+    assert speak("The opposite of enemy is friend.", keep=("friend", "enemy")) == "The opposite of enemy be friend."
 
 
 @pytest.mark.parametrize(

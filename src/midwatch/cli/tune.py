@@ -61,15 +61,19 @@ def run(
     from midwatch.tuning.training import run as train
 
     folder = out or settings.state_dir / "tuning" / chosen.name
-    with _watching(chosen.name) as watcher:
-        summary = train(
-            chosen,
-            out=folder,
-            cache_dir=settings.cache_dir,
-            watcher=watcher,
-            resume=resume,
-            answer_all=lambda questions: ask_base(questions, chosen.base, settings),
-        )
+    try:
+        with _watching(chosen.name) as watcher:
+            summary = train(
+                chosen,
+                out=folder,
+                cache_dir=settings.cache_dir,
+                watcher=watcher,
+                resume=resume,
+                answer_all=lambda questions: ask_base(questions, chosen.base, settings),
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped. The last whole checkpoint is kept in {folder}; go on with --resume.", err=True)
+        raise typer.Exit(130) from None
     typer.echo(
         f"{summary.steps} steps in {summary.total_s / 60:.1f} min ({summary.tokens_per_s:,.0f} tokens/s): "
         f"loss {summary.first_loss:.3f} to {summary.last_loss:.3f}, peak {summary.peak_bytes / 2**30:.2f} GiB"

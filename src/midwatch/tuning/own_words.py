@@ -1,7 +1,8 @@
 """The base's own answers in place of the tables': what is taught is the manner, and no new fact.
 
 A small model that is taught facts it does not hold learns to invent (Gekhman et al., arXiv 2405.05904); an answer in
-its own words leaves only the style to learn. The tables' answer stays where it is long, and where the base is wrong, rambles or says nothing.
+its own words leaves only the style to learn. The tables' answer stays where it is long, and where the base is wrong,
+rambles or says nothing.
 """
 
 from __future__ import annotations

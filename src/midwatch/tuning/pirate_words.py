@@ -136,8 +136,8 @@ WORDS = {
 }
 """Words, each for what may stand in its place in every sentence.
 
-The and of stay, though a pirate says th' and o': they stand right before what an answer is about, and a small model that
-was taught to say them otherwise kept four in five of its right answers instead of all.
+The and of stay, though a pirate says th' and o': they stand right before what an answer is about, and a small model
+that was taught to say them otherwise kept four in five of its right answers instead of all.
 """
 
 ANSWERS = {"yes": "aye", "no": "nay", "sure": "aye"}

@@ -148,7 +148,13 @@ def run(
         )
         trainer.remove_callback(PrinterCallback)
         started = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise TuningError(
+                f"The GPU's memory ran out: {str(error).splitlines()[0][:200]}",
+                "Take fewer training.rows or training.row_tokens, or free memory; then go on with --resume.",
+            ) from None
     training_s = time.monotonic() - started
     adapter = out / "adapter"
     if processes.is_main_process:
