@@ -12,7 +12,6 @@ fed, what the loss counts, how the model computes (`fast.py`), and what a crash 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -22,26 +21,27 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from midwatch.engine.tokenizer import open_tokenizer
 from midwatch.errors import TuningError
-from midwatch.tuning import checkpoints, datasets, fast, identity, plan
+from midwatch.tuning import checkpoints, fast, identity, plan
 from midwatch.tuning.base import find_base, load_base, with_adapter
 from midwatch.tuning.card import write_card
-from midwatch.tuning.conversations import Conversation, read_jsonl, write_jsonl
-from midwatch.tuning.encoding import encode_all
+from midwatch.tuning.conversations import read_jsonl
 from midwatch.tuning.own_words import AnswerAll
-from midwatch.tuning.packing import PackedRow, filled_share, pack
-from midwatch.tuning.progress import MetricsCallback, Watcher, read_metrics
+from midwatch.tuning.progress import METRICS, MetricsCallback, Watcher, read_metrics
 from midwatch.tuning.recipe import Recipe
+from midwatch.tuning.run_folder import DATA, Data, describe, load_data, open_run
 
-RUN, DATA = "run.json", "data.jsonl"
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,40 +63,6 @@ class RunSummary:
     peak_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Conversations in rows, and what is to be said of them."""
-
-    rows: list[PackedRow]
-    conversations: int
-    too_long: int
-    longest_tokens: int
-    tokens: int
-    counted_tokens: int
-    filled: float
-    sha256: str
-
-
-def load_data(conversations: Sequence[Conversation], recipe: Recipe, base: Path) -> Data:
-    """Conversations, encoded and packed. Raises `TuningError` if none fits in a row."""
-    digest = hashlib.sha256(repr([item.as_dicts() for item in conversations]).encode()).hexdigest()
-    tokenizer = open_tokenizer(base)
-    training = recipe.training
-    encoded = encode_all(conversations, tokenizer, most_tokens=training.row_tokens)
-    pad_id = min(tokenizer.eos_ids)
-    rows = pack(encoded.conversations, row_tokens=training.row_tokens, seed=training.seed, pad_id=pad_id)
-    return Data(
-        rows=rows,
-        conversations=len(encoded.conversations),
-        too_long=encoded.too_long,
-        longest_tokens=encoded.longest_tokens,
-        tokens=encoded.tokens,
-        counted_tokens=encoded.counted_tokens,
-        filled=filled_share(encoded.conversations, rows),
-        sha256=digest,
-    )
-
-
 def run(
     recipe: Recipe,
     *,
@@ -112,59 +78,31 @@ def run(
     checkpoints and numbers that are no good, `ModelError` for the base.
     """
     began = time.monotonic()
-    world = int(os.environ.get("WORLD_SIZE", "1"))
     device = _device()
     watcher.stage(f"Base {recipe.base}")
     base = find_base(recipe.base, cache_dir)
     _check_room(recipe, base, device)
     processes = PartialState(cpu=device.type == "cpu")
     if processes.is_main_process:
-        _open_out(out, recipe, base, watcher, answer_all=answer_all, resume=resume)
+        open_run(out, recipe, base, watcher, answer_all=answer_all, resume=resume)
     processes.wait_for_everyone()
     data = load_data(read_jsonl(out / DATA), recipe, base)
-    watcher.stage(_describe(data))
+    watcher.stage(describe(data))
     checkpoint = checkpoints.latest(out / "checkpoints", watcher.stage) if resume else None
     watcher.stage(f"Loading {'NF4' if recipe.four_bit else 'bfloat16'} weights on {device}")
     model = load_base(base, four_bit=recipe.four_bit, device=device, sharded=_launched())
     model = with_adapter(model, recipe.lora, seed=recipe.training.seed)
     fast.prepare(model, checkpointing=recipe.training.gradient_checkpointing)
-    steps = total_steps(recipe, len(data.rows), world)
-    arguments = _arguments(recipe, out / "checkpoints", steps, device, world)
-    batch_rows = recipe.training.rows * recipe.training.accumulate * world
-    callback = MetricsCallback(
-        out,
-        watcher,
-        tokens_per_step=data.filled * recipe.training.row_tokens * min(batch_rows, len(data.rows)),
-        memory_bytes=lambda: _memory_bytes(device),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch, peft and transformers warn each other of what they deprecate
-        trainer = _PackedTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=[row.as_dict() for row in data.rows],
-            data_collator=_stack,
-            callbacks=[callback],
-        )
-        trainer.remove_callback(PrinterCallback)
-        started = time.monotonic()
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except torch.OutOfMemoryError as error:
-            raise TuningError(
-                f"The GPU's memory ran out: {str(error).splitlines()[0][:200]}",
-                "Take fewer training.rows or training.row_tokens, or free memory; then go on with --resume.",
-            ) from None
-    training_s = time.monotonic() - started
+    trainer, training_s = _train(model, recipe, data, out=out, device=device, watcher=watcher, checkpoint=checkpoint)
     adapter = out / "adapter"
     if processes.is_main_process:
         _save_adapter(trainer, adapter, recipe, base)
     processes.wait_for_everyone()
-    metrics = read_metrics(out / "metrics.jsonl")
+    metrics = read_metrics(out / METRICS)
     summary = RunSummary(
         adapter=adapter,
         adapter_bytes=(adapter / "adapter_model.safetensors").stat().st_size,
-        steps=steps,
+        steps=trainer.state.max_steps,
         first_loss=metrics[0].loss,
         last_loss=_mean([step.loss for step in metrics[-10:]]),
         conversations=data.conversations,
@@ -178,10 +116,50 @@ def run(
     )
     if processes.is_main_process:
         write_card(adapter, recipe, summary, data.sha256)
-        (out / "summary.json").write_text(
-            json.dumps({**asdict(summary), "adapter": str(adapter.name)}, indent=1) + "\n", encoding="utf-8"
-        )
+        described = {**asdict(summary), "adapter": adapter.name}
+        (out / SUMMARY).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _train(
+    model: PeftModel,
+    recipe: Recipe,
+    data: Data,
+    *,
+    out: Path,
+    device: torch.device,
+    watcher: Watcher,
+    checkpoint: Path | None,
+) -> tuple[Trainer, float]:
+    """Turn the crank; returns the trainer when it is done, and the seconds it took. Raises `TuningError`."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    steps = total_steps(recipe, len(data.rows), world)
+    step_rows = min(recipe.training.rows * recipe.training.accumulate * world, len(data.rows))
+    callback = MetricsCallback(
+        out,
+        watcher,
+        tokens_per_step=data.filled * recipe.training.row_tokens * step_rows,
+        memory_bytes=lambda: _memory_bytes(device),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch, peft and transformers warn each other of what they deprecate
+        trainer = _PackedTrainer(
+            model=model,
+            args=_arguments(recipe, out / "checkpoints", steps, device),
+            train_dataset=[row.as_dict() for row in data.rows],
+            data_collator=_stack,
+            callbacks=[callback],
+        )
+        trainer.remove_callback(PrinterCallback)
+        started = time.monotonic()
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise TuningError(
+                f"The GPU's memory ran out: {str(error).splitlines()[0][:200]}",
+                "Take fewer training.rows or training.row_tokens, or free memory; then go on with --resume.",
+            ) from None
+    return trainer, time.monotonic() - started
 
 
 def total_steps(recipe: Recipe, rows: int, world: int) -> int:
@@ -207,63 +185,6 @@ class _PackedTrainer(Trainer):  # type: ignore[misc]
         return loss * self.accelerator.num_processes if num_items_in_batch is not None else loss
 
 
-def _conversations(recipe: Recipe, watcher: Watcher, answer_all: AnswerAll | None) -> list[Conversation]:
-    wanted, source = recipe.data.conversations, recipe.data.source
-    if source in datasets.names():
-        own_words = recipe.data.answers == "base"
-        if own_words and answer_all is None:
-            raise TuningError(
-                'data.answers is "base", but nobody can ask the base here.', 'Set data.answers = "tables".'
-            )
-        if own_words:
-            watcher.stage("Asking the base what it would answer itself")
-        return datasets.make(source, wanted, recipe.training.seed, answer_all=answer_all if own_words else None)
-    if not Path(source).is_file():
-        raise TuningError(
-            f"data.source is {source!r}, which is neither a file nor a data set that Midwatch makes.",
-            f"Name a file of JSON lines of chat messages, or one of: {', '.join(datasets.names())}.",
-        )
-    found = read_jsonl(Path(source))
-    return found[:wanted] if wanted else found
-
-
-def _open_out(
-    out: Path, recipe: Recipe, base: Path, watcher: Watcher, *, answer_all: AnswerAll | None, resume: bool
-) -> None:
-    """Make the run's folder with its data, or check that the one there is of the same run."""
-    path = out / RUN
-    if path.is_file():
-        if not resume:
-            raise TuningError(f"{out} holds a run already.", "Go on with it by --resume, or name another --out.")
-        _check_same_run(path, recipe.model_dump(mode="json"))
-        identity.check(out, base)
-        return
-    conversations = _conversations(recipe, watcher, answer_all)
-    out.mkdir(parents=True, exist_ok=True)
-    write_jsonl(conversations, out / DATA)
-    identity.write(out, base)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}, indent=1) + "\n", encoding="utf-8")
-    temporary.rename(path)  # last: a folder without it holds no run
-
-
-def _check_same_run(path: Path, recipe: dict[str, Any]) -> None:
-    try:
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-    except (ValueError, KeyError):
-        raise TuningError(f"{path} cannot be read.", "Begin again in another --out.") from None
-    if before == recipe:
-        return
-    names = [name for name in ("name", "base", "four_bit") if before.get(name) != recipe[name]]
-    for section in ("data", "lora", "training"):
-        theirs = before.get(section, {})
-        names += [f"{section}.{field}" for field, value in recipe[section].items() if theirs.get(field) != value]
-    raise TuningError(
-        f"{path.parent} holds a run of another recipe: {', '.join(names) or 'fields that are no longer known'} differ.",
-        "Resume with the same recipe, or name another --out.",
-    )
-
-
 def _check_room(recipe: Recipe, base: Path, device: torch.device) -> None:
     kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
     planned = plan.plan(plan.ModelShape.read(base), recipe, kind)
@@ -278,7 +199,7 @@ def _device() -> torch.device:
     return torch.device("cpu")
 
 
-def _arguments(recipe: Recipe, folder: Path, steps: int, device: torch.device, world: int) -> TrainingArguments:
+def _arguments(recipe: Recipe, folder: Path, steps: int, device: torch.device) -> TrainingArguments:
     training = recipe.training
     return TrainingArguments(
         output_dir=str(folder),
@@ -334,16 +255,6 @@ def _save_adapter(trainer: Trainer, adapter: Path, recipe: Recipe, base: Path) -
     model.peft_config["default"].base_model_name_or_path = recipe.base
     model.save_pretrained(adapter, state_dict=state, save_embedding_layers=False)
     identity.write(adapter, base)
-
-
-def _describe(data: Data) -> str:
-    text = (
-        f"{data.conversations:,} conversations, {data.tokens:,} tokens ({data.counted_tokens:,} counted) in "
-        f"{len(data.rows):,} rows, {data.filled:.0%} full"
-    )
-    if data.too_long:
-        text += f"; {data.too_long:,} longer than a row left out (longest {data.longest_tokens:,} tokens)"
-    return text
 
 
 def _memory_bytes(device: torch.device) -> int:
