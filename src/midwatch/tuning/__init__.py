@@ -5,7 +5,7 @@ plan.py           how many bytes that takes, before it starts; shapes.py: of whi
 base.py           a base by name: pulled, converted, loaded in NF4 with an adapter
 convert.py        GGUF to a Hugging Face folder; model_folder.py, tokenizer_files.py, rope_scaling.py: its parts
 conversations.py  JSON lines of chat messages in, one clear error per bad line
-datasets.py       conversations that we make; facts.py, arithmetic.py, tables/: on what; own_words.py: the base's answers
+datasets.py       conversations that we make; facts.py, arithmetic.py, tables/: on what; own_words.py: the base says it
 pirate.py         the style's rules; pirate_words.py: its dictionary
 encoding.py       the model's own chat template; which tokens the loss counts
 packing.py        conversations side by side in rows of equal length
@@ -14,7 +14,7 @@ loss.py           the loss over counted tokens, never a batch's logits
 training.py       the run; run_folder.py: what lies where; progress.py, checkpoints.py, card.py: what it leaves
 identity.py       which base an adapter belongs to
 style.py          how much of a style is in a text; questions.py, suite.py: what is asked to find out
-evaluation.py     base, prompted base and tuned side by side; answers.py: who answers; measures.py, bootstrap.py: figures
+evaluation.py     base, prompted base and tuned side by side; answers.py: who speaks; measures.py, bootstrap.py: figures
 report.py         an evaluation as rows, answers and a page; plot.py: its picture
 merge.py          adapter and base in one; export.py, gguf_writer.py, gguf_tokenizer.py: as GGUF
 """
