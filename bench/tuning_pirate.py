@@ -139,7 +139,8 @@ def main() -> None:
     ]
     folder = ROOT / "results" / "tuning"
     results.write(folder / f"{NAME}.json", rows)
-    shutil.copyfile(out / "evaluation.svg", folder / f"{NAME}.svg")
+    for picture in (folder / f"{NAME}.svg", ROOT / "docs" / "images" / f"tuning-{NAME}.svg"):
+        shutil.copyfile(out / "evaluation.svg", picture)
     for problem in asyncio.run(photograph(out / "evaluation.html", ROOT / "docs" / "images")):
         print(f"the page complained: {problem}", file=sys.stderr)
     print(results.table(rows))

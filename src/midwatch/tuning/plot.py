@@ -156,15 +156,18 @@ def _reach(point: _Point, x: _Axis, y: _Axis) -> list[str]:
 
 
 def _names(points: Sequence[_Point], x: _Axis, y: _Axis) -> list[str]:
-    """Labels above the marks' bars (below at the top), towards the middle, moved down where one would cover another."""
+    """Labels above the marks' bars (below at the top), towards the middle, moved on where one would cover another."""
     parts = []
+    marks = [(x.place(point.kept.value), y.place(point.style.value)) for point in points]
     taken: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda item: -item.style.value):
+    for point in sorted(points, key=lambda item: item.style.value):
         across, up = x.place(point.kept.value), y.place(point.style.value)
         right = across < (x.first + x.last) / 2
-        at = up - LINE - 7 if up - 2 * LINE - 7 > y.last else up + LINE + 3
-        while any(abs(at - other) < 2 * LINE and abs(across - beside) < LABEL_WIDTH for beside, other in taken):
-            at += LINE
+        above = up - 2 * LINE - 7 > y.last
+        at = up - LINE - 7 if above else up + LINE + 3
+        others = [*taken, *(mark for mark in marks if mark != (across, up))]
+        while any(abs(at - other) < 2 * LINE and abs(across - beside) < LABEL_WIDTH for beside, other in others):
+            at += -LINE if above else LINE
         taken.append((across, at))
         place = f'x="{across + (10 if right else -10):.1f}" text-anchor="{"start" if right else "end"}"'
         figures = f"style {point.style.value:.0f} %, keeps {point.kept.value:.0f} %"
