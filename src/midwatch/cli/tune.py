@@ -138,6 +138,8 @@ def export(
     from midwatch.tuning.base import find_base
     from midwatch.tuning.merge import merge
 
+    if kind == "Q4_1":
+        typer.echo("Rounding to Q4_1 drops part of what an adapter added; Q8_0 keeps it (docs/tuning.md).", err=True)
     folder = adapter_folder(adapter)
     base_folder = find_base(base or base_of(folder), _settings().cache_dir)
     if kind == "safetensors":
