@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 BENCH = Path(__file__).resolve().parent
@@ -20,10 +21,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--llama-cpp", type=Path, help="folder with llama-batched-bench and llama-server")
     parser.add_argument("--alertmanager", type=Path, help="the prometheus-alertmanager binary")
-    parser.add_argument(
-        "--only", nargs="*", help="evidence intake triage engine engine_http paging dashboard neighbour start"
-    )
+    parser.add_argument("--runs", type=Path, help="folder for the training runs; a temporary one if absent")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="these benches and no others, by their files' names")
     arguments = parser.parse_args()
+    runs = arguments.runs or Path(tempfile.mkdtemp(prefix="midwatch-runs-")) / "pirate"
+    adapter = str(runs / "seed-0" / "adapter")
     llama = arguments.llama_cpp
     alertmanager = ["--alertmanager", str(arguments.alertmanager)] if arguments.alertmanager else []
     beside_llama = ["--llama-cpp", str(llama)] if llama else []
@@ -37,6 +39,11 @@ def main() -> int:
         "dashboard": [],
         "neighbour": beside_llama,
         "start": ["--llama-server", str(llama / "llama-server")] if llama else [],
+        "tuning_convert": [],
+        "tuning_memory": [],
+        "tuning_pirate": ["--runs", str(runs)],
+        "tuning_merge": [adapter],
+        "tuning_agreement": [adapter, *beside_llama],
     }
     failed = 0
     for name in arguments.only or benches:
