@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,3 +112,14 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_loads(run: Run, tmp_
     with pytest.raises(TuningError, match=r"needs .* GiB .* GiB free"):
         run("run", recipe, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("package", ["transformers", "peft", "accelerate"])
+def test_without_the_extra_a_sentence_says_what_to_install(package: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; sys.argv = ['midwatch', 'tune', 'run', 'pirate-smollm2', "
+        f"'--out', {str(tmp_path / 'out')!r}]; from midwatch.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert package in done.stderr and "midwatch[tuning]" in done.stderr and "Traceback" not in done.stderr

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 RECIPE = typer.Argument(metavar="RECIPE", help="A shipped recipe (pirate-smollm2, pirate-llama3-8b) or a TOML file.")
 LINE_EVERY_S = 5.0
+EXTRA = {"transformers", "peft", "bitsandbytes", "accelerate", "psutil"}
+"""Packages that only the extra `tuning` brings."""
 
 
 Kind = Literal["safetensors", "adapter", "BF16", "F16", "Q8_0", "Q4_1"]
@@ -31,11 +34,15 @@ How = Literal["qdq", "16bit"]
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     group = typer.Typer(no_args_is_help=True, help="Teach a model by QLoRA, and measure what changed.")
-    group.command("run", help="Train an adapter by a recipe; --resume goes on where a run was cut off.")(run)
-    group.command("plan", help="Say how much memory a recipe needs, part by part, before it starts.")(plan)
-    group.command("data", help="Make a data set as JSON lines of chat messages, or check one.")(data)
-    group.command("eval", help="Measure style, content and leakage: base, prompted base and tuned.")(evaluate)
-    group.command("export", help="Merge an adapter into its base and write safetensors or GGUF.")(export)
+    group.command("run", help="Train an adapter by a recipe; --resume goes on where a run was cut off.")(
+        _with_extra(run)
+    )
+    group.command("plan", help="Say how much memory a recipe needs, part by part, before it starts.")(_with_extra(plan))
+    group.command("data", help="Make a data set as JSON lines of chat messages, or check one.")(_with_extra(data))
+    group.command("eval", help="Measure style, content and leakage: base, prompted base and tuned.")(
+        _with_extra(evaluate)
+    )
+    group.command("export", help="Merge an adapter into its base and write safetensors or GGUF.")(_with_extra(export))
     app.add_typer(group, name="tune")
 
 
@@ -159,12 +166,28 @@ def _settings() -> Settings:
 
 
 def _recipe(name: str, *, seed: int | None, steps: int | None, base: str | None) -> Recipe:
-    try:
-        from midwatch.tuning import recipe
-    except ImportError as error:  # pragma: no cover - pydantic is always there
-        raise TuningError(f"Fine-tuning needs {error.name}.", "pip install 'midwatch[tuning]'") from None
+    from midwatch.tuning import recipe
+
     changes: dict[str, Any] = {"training__seed": seed, "training__max_steps": steps, "base": base}
     return recipe.load_recipe(name, **{key: value for key, value in changes.items() if value is not None})
+
+
+def _with_extra(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, with a sentence instead of a traceback where a package of the extra is missing."""
+
+    @functools.wraps(verb)
+    def said(*arguments: Any, **options: Any) -> None:
+        try:
+            verb(*arguments, **options)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in EXTRA:
+                raise
+            raise TuningError(
+                f"Fine-tuning needs the package {error.name}, which is not installed.",
+                "Install what it needs: pip install 'midwatch[tuning]'",
+            ) from None
+
+    return said
 
 
 class _Lines:
