@@ -22,6 +22,7 @@ from typing import Literal
 
 Evidence = Literal["measured", "simulated", "estimated", "reported"]
 Direction = Literal["at_most", "at_least"]
+SIGNS: dict[Direction, str] = {"at_most": "≤", "at_least": "≥"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,8 @@ def row(
     value = statistics.median(samples)
     peer_value = statistics.median(peer_samples) if peer_samples else None
     holds = None
-    if target is not None:
-        holds = value <= target if direction == "at_most" else value >= target
+    if target is not None and direction is not None:
+        holds = reaches(value, target, direction)
     return Row(
         name=name,
         value=value,
@@ -84,6 +85,11 @@ def row(
         note=note,
         extra=extra or {},
     )
+
+
+def reaches(value: float, target: float, direction: Direction) -> bool:
+    """Whether a figure reaches its aim."""
+    return value <= target if direction == "at_most" else value >= target
 
 
 def write(path: Path, rows: Sequence[Row], *, device: str = "cpu", seed: int | None = None) -> None:
@@ -125,7 +131,7 @@ def table(rows: Sequence[Row]) -> str:
         low, high = item.interval or (item.value, item.value)
         spread = f"{figure(low)} to {figure(high)}, {item.runs} runs" if item.runs > 1 else ""
         peer = f"{item.peer}: {figure(item.peer_value)}" if item.peer and item.peer_value is not None else ""
-        sign = {"at_most": "≤", "at_least": "≥"}.get(item.direction or "", "")
+        sign = SIGNS[item.direction] if item.direction else ""
         aim = f"{sign} {figure(item.target)}" if item.target is not None else ""
         holds = "" if item.holds is None else ("yes" if item.holds else "**no**")
         ratio = f"{item.ratio:.2f}" if item.ratio is not None else ""

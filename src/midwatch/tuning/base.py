@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from midwatch.engine import hub
-from midwatch.errors import ModelError, TuningError
+from midwatch.errors import ModelError
 from midwatch.tuning.convert import converted
 from midwatch.tuning.recipe import LoraSection
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-INSTALL = "Install what fine-tuning needs: pip install 'midwatch[tuning]'"
 
 
 def find_base(name: str, cache_dir: Path) -> Path:
@@ -52,14 +50,12 @@ def quantization(*, sharded: bool = False) -> Any:
 def load_base(folder: Path, *, four_bit: bool, device: torch.device, sharded: bool = False) -> PreTrainedModel:
     """The base on one device, in NF4 or in bfloat16, its own weights frozen.
 
-    Raises `ModelError` if the folder is damaged, `TuningError` if a package is missing.
+    Raises `ModelError` if the folder is damaged.
     """
-    try:
-        import bitsandbytes  # noqa: F401
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging as transformers_logging
-    except ImportError as error:
-        raise TuningError(f"Fine-tuning needs {error.name}, which is not installed.", INSTALL) from None
+    import bitsandbytes  # noqa: F401 - missed here by its name, and not by transformers in the middle of loading
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():

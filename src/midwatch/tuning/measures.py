@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from midwatch.results import Direction
 from midwatch.tuning.answers import Conversation, Likelihood
 from midwatch.tuning.bootstrap import Interval, ratio
 
@@ -73,7 +74,7 @@ class Aim:
     """What the tuned model should reach."""
 
     value: float
-    direction: Literal["at_most", "at_least"]
+    direction: Direction
 
 
 @dataclass(frozen=True, kw_only=True)

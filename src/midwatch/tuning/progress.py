@@ -56,7 +56,6 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self._memory_bytes = memory_bytes
         self._began = self._last = 0.0
         self._first_step = 0
-        self._rates: list[float] = []
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Forget what a killed run wrote after its last checkpoint, and start the clock."""
@@ -88,7 +87,6 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             return
         now = time.monotonic()
         seconds, self._last = now - self._last, now
-        self._rates.append(seconds)
         done = state.global_step - self._first_step
         left = state.max_steps - state.global_step
         step = Step(

@@ -26,7 +26,6 @@ Spans = Callable[[str], Sequence[tuple[int, int]]]
 
 ROWS, ANSWERS, PICTURE, PAGE = "evaluation.json", "answers.jsonl", "evaluation.svg", "evaluation.html"
 _TEMPLATES = Path(__file__).parent / "templates"
-_SIGNS = {"at_most": "≤", "at_least": "≥"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,7 @@ def holds(measure: Measure) -> bool | None:
     interval = measure.intervals[TUNED]
     if measure.aim is None or interval is None:
         return None
-    value = interval.value
-    return value <= measure.aim.value if measure.aim.direction == "at_most" else value >= measure.aim.value
+    return results.reaches(interval.value, measure.aim.value, measure.aim.direction)
 
 
 def write(evaluation: Evaluation, subject: Subject, out: Path, *, spans: Spans, device: str = "cpu") -> list[Path]:
@@ -250,4 +248,4 @@ def _short(value: float) -> str:
 def _aim(measure: Measure) -> str:
     if measure.aim is None:
         return ""
-    return f"{_SIGNS[measure.aim.direction]} {measure.aim.value:g} {measure.unit}"
+    return f"{results.SIGNS[measure.aim.direction]} {measure.aim.value:g} {measure.unit}"

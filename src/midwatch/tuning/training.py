@@ -3,7 +3,7 @@
 transformers' `Trainer` turns the crank (optimizer, schedule, checkpoints, FSDP2 under torchrun); ours is what it is
 fed, what the loss counts, how the model computes (`fast.py`), and what a crash leaves behind.
 
-    OUT/run.json         the recipe, the base's identity, the data's hash, versions
+    OUT/run.json         the recipe; base.json beside it: which base
     OUT/data.jsonl       the conversations, as they were shown; a resumed run reads them again
     OUT/metrics.jsonl    one line per optimizer step
     OUT/checkpoints/     the last few, each whole or not there
