@@ -5,6 +5,7 @@ MidwatchError
 ├── ModelError           weights are missing, damaged, half-written or of an unknown kind
 │   └── DownloadError    the network, the disk or the hash said no while fetching them
 ├── TuningError          a recipe, a data set or a training run cannot go on as it is
+├── FoundryError         a fault cannot be made here, or a file holds no incidents
 ├── RequestError         a caller's request cannot be served as written (HTTP 4xx)
 └── ProviderError        a model host did not answer, or answered nonsense (worth a retry or another host)
 """
@@ -39,6 +40,10 @@ class DownloadError(ModelError):
 
 class TuningError(MidwatchError):
     """A recipe, a data set, a checkpoint or a training run cannot go on as it is."""
+
+
+class FoundryError(MidwatchError):
+    """A fault cannot be made on this machine, or a file holds no recordings or incidents."""
 
 
 class RequestError(MidwatchError):

@@ -1,0 +1,65 @@
+"""Which programs may a model learn from? Whole families are kept apart, so that a number says what a stranger gets.
+
+A model learns from `train`, its confidence is fitted on `calibrate`, and numbers are reported on `test`. A family that
+is named nowhere here is for training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Part = Literal["train", "calibrate", "test"]
+
+CALIBRATE = frozenset(
+    (
+        "memcached",
+        "mariadb",
+        "mosquitto",
+        "haproxy",
+        "php",
+        "ruby",
+        "azure",
+        "gitlab-ci",
+        "elasticsearch",
+        "docker",
+        "cassandra",
+        "npm",
+        "consul",
+        "vault",
+        "windows",
+        "jenkins",
+        "argo",
+    )
+)
+"""Families that confidence is fitted on."""
+TEST = frozenset(
+    (
+        "redis",
+        "node",
+        "nats",
+        "envoy",
+        "dotnet",
+        "mongodb",
+        "gcp",
+        "circleci",
+        "systemd",
+        "cargo",
+        "etcd",
+        "kafka",
+        "traefik",
+        "istio",
+        "flux",
+        "airflow",
+        "celery",
+        "gradle",
+        "go-test",
+    )
+)
+"""Families that nothing is fitted on: what is reported for programs never seen."""
+
+
+def part_of(program: str) -> Part:
+    """The part that a family of programs belongs to."""
+    if program in CALIBRATE:
+        return "calibrate"
+    return "test" if program in TEST else "train"
