@@ -53,7 +53,7 @@ def lessons(incidents: Iterable[Incident], seed: int) -> Iterator[Lesson]:
 
 
 def true_answer(incident: Incident, evidence: Evidence) -> str | None:
-    """The answer that `ask_brief`'s grammar would write if the model knew the truth; None if the lines do not show it."""
+    """The answer that `ask_brief` would get from a model that knew the truth; None if no shown line tells it."""
     truth = incident.truth
     cited = true_lines(incident, evidence)
     if not evidence.lines or (not cited and truth.lines and truth.category != taxonomy.UNKNOWN):
