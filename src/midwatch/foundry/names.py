@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from midwatch.errors import FoundryError
 from midwatch.foundry import pools, slots
+from midwatch.foundry.times import LazyForms
 
 _ALIASES = {"database": "db", "namespace": "ns", "container": "service", "process": "process", "index": "table"}
 _KEPT = frozenset(
@@ -96,25 +97,23 @@ class Cast:
 class Printing:
     """Values of slots for one printing of a message: names of the cast, numbers and ids drawn once for the printing."""
 
-    def __init__(self, cast: Cast, source: random.Random, times: Mapping[str, str]) -> None:
+    def __init__(self, cast: Cast, source: random.Random, given: Mapping[str, str] | None = None) -> None:
         self._cast = cast
         self._source = source
-        self._times = times
-        self._drawn: dict[str, str] = {}
+        self._times: Mapping[str, str] = {}
+        self._drawn: dict[str, str] = dict(given or {})
 
-    def at(self, times: Mapping[str, str]) -> Printing:
-        """The same printing, some lines later."""
-        self._times = times
-        return self
-
-    def fill(self, text: str) -> str:
-        """A message of the bank with its slots filled."""
-        return slots.fill(text, self._value, self._source) if "{" in text else text
+    def fill(self, text: str, at: float) -> str:
+        """A message of the bank, said at a moment, with its slots filled. `given` values stand before drawn ones."""
+        if "{" not in text:
+            return text
+        self._times = LazyForms(at)
+        return slots.fill(text, self._value, self._source)
 
     def _value(self, kind: str, slot: str) -> str:
         if kind in slots.TIMES:
             return self._times[kind]
-        if kind in slots.NAMES:
+        if slot not in self._drawn and kind in slots.NAMES:
             return self._cast.name(kind, slot)
         if slot not in self._drawn:
             self._drawn[slot] = self._draw(kind)

@@ -13,15 +13,17 @@ from functools import lru_cache
 
 from midwatch.copilot.parsing import find_level
 from midwatch.foundry import times
-from midwatch.foundry.names import Cast, address
-from midwatch.foundry.recording import RecordedLine, Recording
+from midwatch.foundry.names import address
+from midwatch.foundry.recording import Recording
 
 SAME_BREATH_S = 0.02
-"""Lines of one source closer than this are one breath (a stack trace): nothing of others comes between them."""
+"""A line of no time of its own that comes this soon after one of its source continues it (a stack trace)."""
+_LONG_BREATH = 80
 _MADE_UP = re.compile(
     r"(?P<uuid>\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b)"
     r"|(?P<hex>\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{12,64}\b)"
-    r"|(?P<address>\b127\.0\.0\.1\b)"
+    r"|(?P<address>(?<![\d.])(?:127\.0\.0\.1|10(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|172\.(?:1[6-9]|2\d)(?:\.\d{1,3}){2})"
+    r"(?![\d./]))"
     r"|(?P<process>(?<=\[)[1-9]\d{1,6}(?=\])|(?<=\bpid )\d{2,7}\b|(?<=\bpid=)\d{2,7}\b|(?<=\bPID )\d{2,7}\b"
     r"|(?<=\bprocess )\d{2,7}\b|(?<=\bpid\":)\d{2,7}\b|(?<![\w.])\d{2,7}(?=#\d+: )|(?<=\d#)\d{2,7}(?=: ))"
     r"|(?P<port>(?<=[\w\]]:)[3-6]\d{4}\b|(?<=\bport )[3-6]\d{4}\b|(?<=\bport=)[3-6]\d{4}\b)"
@@ -104,26 +106,32 @@ class Playing:
         return re.sub("[0-9a-f]", lambda _: source.choice("0123456789abcdef"), part.text)
 
 
-def names_of(tape: Tape, cast: Cast) -> dict[str, str]:
-    """New names for the names of a recording."""
-    return cast.rename(tape.recording.names)
+def named_parts(text: str, names: tuple[str, ...]) -> list[str | Part]:
+    """A text cut at the names in it, where they stand as whole words (no letter or digit before or after)."""
+    finder = _name_finder(names)
+    return [text] if finder is None else _cut(text, finder, "name")
 
 
 def _taken_apart(recording: Recording) -> Tape:
     began = times.began_at(iter((line.at, line.text) for line in recording.lines))
     finder = _name_finder(tuple(sorted(recording.names)))
     lines: list[TapeLine] = []
-    last: dict[str, RecordedLine] = {}
-    breaths: dict[str, int] = {}
-    for line in recording.lines:
-        before = last.get(line.source)
-        if before is None or line.at - before.at > SAME_BREATH_S:
-            breaths[line.source] = len(lines)
-        last[line.source] = line
+    last: dict[str, TapeLine] = {}
+    for number, line in enumerate(recording.lines):
         parts = _parts(line.text, finder, None if began is None else began + line.at)
-        level = find_level(line.text)
-        lines.append(TapeLine(line.at, line.source, parts, line.truth, level, breaths[line.source]))
+        before = last.get(line.source)
+        goes_on = before is not None and line.at - before.at <= SAME_BREATH_S and not _begins(line.text, parts)
+        breath = before.breath if before is not None and goes_on and number - before.breath < _LONG_BREATH else number
+        made = TapeLine(line.at, line.source, parts, line.truth, find_level(line.text), breath)
+        last[line.source] = made
+        lines.append(made)
     return Tape(recording, began, tuple(lines))
+
+
+def _begins(text: str, parts: tuple[str | Part, ...]) -> bool:
+    """Whether a line begins something: it tells a time near its start, or is an object."""
+    early = any(isinstance(part, Part) and part.kind[0] == "@" for part in parts[:3])
+    return text[:1] not in " \t" and (early or text[:1] == "{")
 
 
 def _parts(text: str, names: re.Pattern[str] | None, said_at: float | None) -> tuple[str | Part, ...]:
