@@ -105,7 +105,7 @@ def _read(lines: Sequence[str]) -> tuple[list[_Line], Miner]:
     for at in places:
         parsed = parse(lines[at])
         if parsed.message:
-            read.append(_Line(at, parsed, miner.add(parsed.message)))
+            read.append(_Line(at, parsed, miner.add(parsed.message).template))
     return read, miner
 
 
