@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from midwatch.copilot.model import Finding
@@ -37,7 +37,8 @@ class Verdict:
     Lines are counted against the truth by wording (`wording`): a repeated error is as telling as its first occurrence.
     `cited_right` are the cited lines that are true. `truth_total` counts the different wordings of the true lines (0
     where lines are not labelled); `truth_cited` and `truth_shown` count those that were cited and shown.
-    `seconds` is the whole diagnosis; `sent_tokens` estimates the prompt that a bigger host would get for it.
+    `features` are what the confidence was computed from. `seconds` is the whole diagnosis; `sent_tokens` estimates the
+    prompt that a bigger host would get for it. `first_category` is what the local model had said before an escalation.
     """
 
     incident: str
@@ -58,12 +59,14 @@ class Verdict:
     cost_usd: float
     summary: str = ""
     cited_text: tuple[str, ...] = ()
-    features: tuple[float, ...] = ()
+    features: dict[str, float] = field(default_factory=dict)
     alert: str = ""
     evidence: tuple[Shown, ...] = ()
     model: str = ""
     note: str = ""
     escalated: bool = False
+    first_category: str = ""
+    first_confidence: float = 0.0
     tokens: int = 0
     sent_tokens: int = 0
     lines: int = 0
@@ -136,6 +139,9 @@ def of(incident: Incident, finding: Finding, column: str, *, sent_tokens: int = 
         model=diagnosis.model,
         note=diagnosis.note,
         escalated=diagnosis.escalated,
+        features=diagnosis.signals,
+        first_category=finding.first.category if finding.first is not None else "",
+        first_confidence=finding.first.confidence if finding.first is not None else 0.0,
         tokens=diagnosis.prompt_tokens + diagnosis.completion_tokens,
         sent_tokens=sent_tokens,
         lines=len(lines),
