@@ -26,6 +26,7 @@ from midwatch.foundry.pools import listed
 from midwatch.foundry.recording import Kind, RecordedLine, Recording
 
 MAX_LINES = 300
+_START, _BEFORE = 40, 20
 _KERNEL = "Linux version 6.1.0-18-amd64 (debian-kernel@lists.debian.org) #1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1"
 STYLES = ("plain", "dashes", "brackets", "json", "logfmt")
 _SERVICES = listed("""
@@ -164,13 +165,13 @@ def _machine() -> dict[str, str]:
 
 
 def _cut(lines: tuple[RecordedLine, ...]) -> tuple[RecordedLine, ...]:
-    """At most `MAX_LINES`: the beginning of a long recording goes first, as far as it shows nothing."""
+    """At most `MAX_LINES`: what comes after the start and shows nothing goes first, then the end."""
     spare = len(lines) - MAX_LINES
     if spare <= 0:
         return lines
     first = next((at for at, line in enumerate(lines) if line.truth), len(lines))
-    head = min(spare, max(0, first - 20))
-    return lines[head : head + MAX_LINES]
+    dropped = min(spare, max(0, first - _START - _BEFORE))
+    return (*lines[:_START], *lines[_START + dropped :])[:MAX_LINES]
 
 
 def let_run(rng: random.Random, low_s: float, high_s: float) -> None:

@@ -322,8 +322,6 @@ def bad_configuration(place: Place, rng: random.Random) -> Told:
             "authorization { users: [ { user: a } { user: a } ] ",
             'tls { cert_file: "/etc/nats/certs/server.crt", key_file: "/etc/nats/certs/server.key" }',
             "cluster { port: abc }",
-            "max_control_line: -1kb",
-            "logfile_size: 10",
             "include ./missing.conf",
         )
     )
