@@ -254,6 +254,7 @@ def stream_full(place: Place, rng: random.Random) -> Told:
         "maximum bytes exceeded",
         "insufficient storage resources available",
         "JetStream resource limits exceeded",
+        "insufficient resources",
         "resource limits exceeded for account",
     )
     place.wait_for("|".join(truth), since=broke, timeout_s=25)
