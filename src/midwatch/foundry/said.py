@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from midwatch.foundry.bank import message_of
-from midwatch.foundry.collectors import Voice
+from midwatch.foundry.collectors import OF_SYSLOG, Voice
 from midwatch.foundry.names import Cast, Printing
 from midwatch.foundry.pools import listed
 from midwatch.foundry.shapes import MERGING, POSTGRES_TITLES, Printer, Who, printer
@@ -37,6 +37,7 @@ class Stage:
     voices: dict[str, Voice] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
     namespace: str = "default"
+    collector: str = "raw"
 
     def voice(self, key: str, program: str, service: str = "", host: str = "") -> Voice:
         """The voice of a program, made at its first use. A service without a name gets one that fits the program."""
@@ -53,6 +54,8 @@ class Stage:
         return self.voices[key]
 
     def _service_of(self, program: str) -> str:
+        if program in MACHINERY:
+            return _TAGS.get(program, program)
         if program in _SERVERS:
             word = self.cast.another("service").split("-")[0]
             return self.source.choice((program, f"{word}-{program}", f"{program}-{self.source.randint(0, 2)}"))
@@ -74,7 +77,8 @@ class Speech:
         self._stage = stage
         self.voice = voice
         self.shape = shape
-        who = Who(service=voice.service, program=voice.program, host=voice.host, pid=voice.pid)
+        host = "" if stage.collector in OF_SYSLOG else voice.host
+        who = Who(service=voice.service, program=voice.program, host=host, pid=voice.pid)
         self._print: Printer = printer(shape, who, stage.source)
 
     def say(self, texts: Sequence[str], at: float, *, role: Role, level: str, printing: Printing) -> list[Said]:
@@ -136,13 +140,14 @@ _SERVERS = frozenset(
     """)
 )
 """Programs that are often called by their own name."""
-INFRASTRUCTURE = _SERVERS | frozenset(
+MACHINERY = frozenset(
     listed("""
     kubernetes kubelet kube-scheduler kube-controller-manager kube-apiserver kube-proxy linux kernel systemd containerd
     docker dockerd openssh sshd cert-manager istio argo flux ingress-nginx cluster-autoscaler aws gcp azure
     """)
 )
-"""Programs that speak of services, and are none of them."""
+"""Programs of the machine and the cluster: they speak of services, and are none."""
+INFRASTRUCTURE = _SERVERS | MACHINERY
 _TAGS = {
     "kubernetes": "kubelet",
     "linux": "kernel",

@@ -12,7 +12,7 @@ from midwatch.foundry.collectors import Voice
 from midwatch.foundry.names import Printing
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.replay import Part, Playing, TapeLine, named_parts, tape_of
-from midwatch.foundry.said import INFRASTRUCTURE, Role, Said, Speech, Stage, messages
+from midwatch.foundry.said import INFRASTRUCTURE, Role, Said, Speech, Stage
 
 CI_PREFIX = "ci_"
 LEVELS = {"critical": "fatal", "error": "error", "warning": "warn", "info": "info", "debug": "debug", "": "info"}
