@@ -54,7 +54,7 @@ def build_evidence(
     kept between logs makes the next one cheap to read; a `baseline` says what the service prints when it is healthy.
     """
     started = time.perf_counter()
-    store = store or TemplateStore()
+    store = TemplateStore() if store is None else store
     digest = read(case.lines, store)
     return _choose_evidence(case, digest, store, budget_tokens, baseline, case.lines.__getitem__, started)
 
@@ -72,7 +72,7 @@ def read_evidence(
     `case` gives the alert's words; its own lines are not read. Line numbers are those of the whole stream.
     """
     started = time.perf_counter()
-    store = store or TemplateStore()
+    store = TemplateStore() if store is None else store
     digest = read_stream(lines, store)
     return _choose_evidence(case, digest, store, budget_tokens, baseline, digest.texts.__getitem__, started)
 

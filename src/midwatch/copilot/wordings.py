@@ -33,14 +33,20 @@ _DIGITS = b"0123456789"
 _DELIMITERS = b"\"',:;{}[]()=|<>&\t\r"
 _TO_WORDS = bytes(48 if code in _DIGITS else 32 if code in _DELIMITERS else code for code in range(256))
 _ACCESS = re.compile(r'" ([1-5]\d\d) (?:\d+|-)(?: |$)')
-_NUMBER = re.compile(r"(?<![\w.:,/\[-])\d+(?![\w.:/-])|(?<=\"level\":)\d+|^<\d+>|\d+(?=%)")
-_TELLING = re.compile(r"^(?:0|[45]\d\d|13\d|127|100|9\d|<\d+>)$")
-_TROUBLE = re.compile(
-    r"err|fail|fatal|panic|exce(?:ption|eded)|refus|denied|timed? ?out|unable|cannot|could not|crit|kill|abort|lost|down|reset",
-    re.IGNORECASE,
+_NUMBER = re.compile(r"[ =(\"':]\d+(?:\.\d+(?=%))?(?![\w.:/-])")
+_DECIDES = frozenset(
+    ("0", "127", "100", *map(str, range(90, 100)), *map(str, range(130, 140)), *map(str, range(400, 600)))
 )
-_NUMERIC_LITERALS = tuple(
-    sorted({literal for rule in rules.RULES if re.search(r"\\d|\d", rule.pattern.pattern) for literal in rule.literals})
+_DECIDED_BY_NUMBERS = re.compile(
+    r"\" [1-5]\d\d |^<\d|\d ?%"
+    r"|(?:exit\w*|stat(?:us|e)|code|errno|signal|level|fail\w*|err(?:or)?s?|severity|priority|restarts?|dropped|lag|pauses?|took|averages?"
+    r"|returned|answered|responded|got|response|limit|problems?|vulnerabilities|timeouts?|throttled|rejected|deadlocks|http/\d\.\d)"
+    r"\W{0,4}(?:[a-z]+[ :=]{1,2}){0,2}\d"
+    r"|\d+(?: [a-z]+)? (?:fail|err|problem|tests?|vulnerab|nodes|warning|violation|restart)"
+)
+_TROUBLE = (
+    *("err", "fail", "fatal", "panic", "exception", "exceeded", "refus", "denied", "timeout", "timed out", "unable"),
+    *("cannot", "could not", "crit", "kill", "abort", "lost", "down", "reset", "expired", "full", "no "),
 )
 _ECHO = re.compile(r"^\S{0,40}\s*\+{1,2} \w")
 _FRAME = re.compile(
@@ -152,12 +158,13 @@ class TemplateStore:
         if not words:
             return self.blank
         full = len(self._by_words)
-        if full >= MAX_SHAPES and (full >= 2 * MAX_SHAPES or _TROUBLE.search(line[:MAX_KEY_BYTES]) is None):
+        if full >= MAX_SHAPES and (full >= 2 * MAX_SHAPES or not _speaks_of_trouble(line)):
             return self.rest
         shape = self._make(line, fresh)
-        lower = fresh[-1][1] if fresh else ""
-        if any(literal in lower for literal in _NUMERIC_LITERALS) and _numbers(line):
-            shape.variants = {_numbers(line): shape}
+        lower = fresh[-1][1]
+        if _DECIDED_BY_NUMBERS.search(lower) is not None:
+            numbers = _numbers(line)
+            shape.variants = {numbers: shape} if numbers else None
         self._by_words[words] = shape
         return shape
 
@@ -219,6 +226,11 @@ class _Words(dict[bytes, bytes]):
         return counts
 
 
+def _speaks_of_trouble(line: str) -> bool:
+    lower = line[:MAX_KEY_BYTES].lower()
+    return any(word in lower for word in _TROUBLE)
+
+
 def prints_source(line: str, message: str) -> bool:
     """Whether a line shows a script's text (build servers echo what they will run), which is not its outcome."""
     return (
@@ -233,9 +245,6 @@ def _numbers(line: str) -> tuple[str, ...]:
     access = _ACCESS.search(line) if '" ' in line else None
     if access is not None:
         return (access[1],)
-    return tuple(
-        [
-            number if _TELLING.match(number) else "0000" if len(number) > 3 else "1"
-            for number in _NUMBER.findall(line[:MAX_KEY_BYTES])
-        ]
-    )
+    found = [number[1:] for number in _NUMBER.findall(line[:MAX_KEY_BYTES])]
+    priority = [line[1:4]] if line[:1] == "<" else []
+    return tuple(priority + [number if number in _DECIDES else "0000" if len(number) > 3 else "1" for number in found])
