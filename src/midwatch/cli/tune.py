@@ -92,11 +92,9 @@ def run(
 
 def triage_lessons(wanted: int, seed: int) -> list[Conversation]:
     """So many lessons for the triage adapter, from incidents of programs that are for training."""
-    from midwatch.foundry import compose
-    from midwatch.foundry.lessons import lessons
+    from midwatch.foundry.lessons import make_lessons
     from midwatch.tuning.conversations import Conversation, Message
 
-    incidents = compose.make(seed, wanted, part="train")
     return [
         Conversation(
             messages=(
@@ -106,7 +104,7 @@ def triage_lessons(wanted: int, seed: int) -> list[Conversation]:
             ),
             tags=lesson.tags,
         )
-        for lesson in lessons(incidents, seed)
+        for lesson in make_lessons(seed, wanted)
     ]
 
 

@@ -94,6 +94,7 @@ class Diagnosis:
     """The answer. `confidence` is P(the category is right), fitted on labelled incidents if `calibrated`.
 
     `ranking` are the categories that were weighed, best first, with their probabilities and the lines behind them.
+    `heard` is what a model alone gave each category (those of half a percent or more; empty if none was asked).
     `signals` are what the confidence was computed from (`confidence.py` names them); feedback refits it from them.
     `rejected_citations` counts ids the model named but was never shown. `tokens` is prompt plus answer.
     """
@@ -119,6 +120,7 @@ class Diagnosis:
     escalated: bool = False
     note: str = ""
     signals: dict[str, float] = field(default_factory=dict)
+    heard: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

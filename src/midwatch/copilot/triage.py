@@ -28,6 +28,8 @@ from midwatch.gateway.wire import ChatRequest, Completion
 from midwatch.settings import CopilotSettings
 
 RULES_PROVIDER = "rules"
+HEARD = 0.005
+"""The least share of a model's opinion that is kept."""
 RANKED = 6
 """Categories of the ranking that are kept."""
 
@@ -191,6 +193,7 @@ class Triage:
             final,
             bill,
             replace(judged, confidence=round(certain, 4)),
+            heard=heard,
             action=confidence.action_of(certain, threshold, can_escalate=can_escalate),
             escalated=column == "escalated",
             notes=[*notes, *([final.note] if final.note else [])],
@@ -232,6 +235,7 @@ def _diagnosis(
     bill: _Bill,
     judged: Judgement,
     *,
+    heard: Opinion | None,
     action: Action,
     escalated: bool,
     notes: list[str],
@@ -268,4 +272,5 @@ def _diagnosis(
         escalated=escalated,
         note=" ".join(notes),
         signals=judged.signals,
+        heard={} if heard is None else {k: round(v, 4) for k, v in heard.shares.items() if v >= HEARD},
     )
