@@ -45,9 +45,63 @@ _DECIDED_BY_NUMBERS = re.compile(
     r"|\d+(?: [a-z]+)? (?:fail|err|problem|tests?|vulnerab|nodes|warning|violation|restart)"
 )
 _TROUBLE = (
-    *("err", "fail", "fatal", "panic", "exception", "exceeded", "refus", "denied", "timeout", "timed out", "unable"),
-    *("cannot", "could not", "crit", "kill", "abort", "lost", "down", "reset", "expired", "full", "no "),
+    *(
+        "error",
+        "fail",
+        "fatal",
+        "panic",
+        "exception",
+        "exceed",
+        "refus",
+        "denied",
+        "deny",
+        "timeout",
+        "timed out",
+        "unable",
+    ),
+    *(
+        "cannot",
+        "could not",
+        "couldn't",
+        "can't",
+        "critical",
+        "kill",
+        "abort",
+        "lost",
+        "down",
+        "reset",
+        "expire",
+        "full",
+    ),
+    *(
+        "invalid",
+        "unknown",
+        "missing",
+        "not found",
+        "unreachable",
+        "unavailable",
+        "no such",
+        "no route",
+        "reject",
+        "drop",
+    ),
+    *("exhaust", "too many", "too long", "stuck", "stall", "crash", "forbidden", "unauthorized", "corrupt", "conflict"),
+    *(
+        "not ready",
+        "unhealthy",
+        "overload",
+        "evict",
+        "throttl",
+        "deadlock",
+        "backoff",
+        "back-off",
+        "mismatch",
+        "violat",
+    ),
+    *("not allowed", "not permitted", "insufficient", "out of ", "no space", "limit reached", "gave up", "giving up"),
+    *("bad gateway", "unexpected", "does not ", "doesn't ", "is not ", "no active", "no healthy", "misconfig"),
 )
+"""Words that tell of trouble at any level: programs log much of it as information."""
 _ECHO = re.compile(r"^\S{0,40}\s*\+{1,2} \w")
 _FRAME = re.compile(
     r"^\s*(?:at [\w$.<>/@]+[ (:]|at async |File \"[^\"]{1,300}\", line \d+|\d+: 0x[0-9a-f]+|#\d+ |from \S{1,300}:\d+:in "
@@ -65,7 +119,7 @@ class Shape:
     """What is known of all lines of one wording. `hits` are signature rules (index, weight) that match it.
 
     `source` tells that the line prints a program's text and not its outcome; `marks` are the build server's words in
-    it, by bit; `variants` holds one shape for each meaning of its numbers, where these decide.
+    it, by bit; `trouble` that it speaks of trouble, whatever its level; `variants` holds one shape for each meaning of its numbers, where these decide.
     """
 
     wording: Wording
@@ -79,6 +133,7 @@ class Shape:
     source: bool = False
     rollout: bool = False
     end_of_build: bool = False
+    trouble: bool = False
     variants: dict[tuple[str, ...], Shape] | None = field(default=None, repr=False)
 
 
@@ -158,7 +213,9 @@ class TemplateStore:
         if not words:
             return self.blank
         full = len(self._by_words)
-        if full >= MAX_SHAPES and (full >= 2 * MAX_SHAPES or not _speaks_of_trouble(line)):
+        if full >= MAX_SHAPES and (
+            full >= 2 * MAX_SHAPES or not any(word in line[:MAX_KEY_BYTES].lower() for word in _TROUBLE)
+        ):
             return self.rest
         shape = self._make(line, fresh)
         lower = fresh[-1][1]
@@ -185,6 +242,7 @@ class TemplateStore:
             source=prints_source(line, message),
             rollout=any(word in lower for word in rules.ROLLOUT_LITERALS) and rules.ROLLOUT.search(lower) is not None,
             end_of_build="##[error]" in lower or "build failure" in lower,
+            trouble=_tells_of_trouble(message.lower()),
         )
         fresh.append((shape, lower))
         return shape
@@ -226,9 +284,10 @@ class _Words(dict[bytes, bytes]):
         return counts
 
 
-def _speaks_of_trouble(line: str) -> bool:
-    lower = line[:MAX_KEY_BYTES].lower()
-    return any(word in lower for word in _TROUBLE)
+def _tells_of_trouble(lower: str) -> bool:
+    """Whether a message says that something went wrong, and does not take it back."""
+    text = lower[:MAX_KEY_BYTES]
+    return any(word in text for word in _TROUBLE) and rules.NEGATED.search(text) is None
 
 
 def prints_source(line: str, message: str) -> bool:
