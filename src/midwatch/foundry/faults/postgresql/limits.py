@@ -36,9 +36,7 @@ def connection_slots(place: Place, rng: random.Random) -> Told:
         let_run(rng, 1.0, 2.0)
     place.stop(service)
     place.stop(server)
-    what = {"server": f"all {limit} connections", "role": "the role's connections", "database": "its connections"}[
-        where
-    ]
+    what = {"server": f"all {limit} connections", "role": "the role's connections", "database": "its connections"}[where]
     return cluster.told(
         cause=f"{what} of PostgreSQL at {who.host} are in use, held by {who.other}, so new clients are refused",
         entity=who.user if where == "role" else who.database,
@@ -180,3 +178,5 @@ def shared_memory(place: Place, rng: random.Random) -> Told:
         accepted=("config_env_error",),
         alert=rng.choice((("HighErrorRate", f"{who.other} fails"), ("PostgresqlErrors", f"Errors on {who.host}"))),
     )
+
+
