@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from midwatch.copilot import rules, signatures
 from midwatch.copilot.baseline import Baseline
 from midwatch.copilot.model import Case
-from midwatch.copilot.reading import Digest, Seen
+from midwatch.copilot.reading import BEFORE_END, Digest, Seen
 from midwatch.copilot.signatures import Hit, Signal
 from midwatch.copilot.wordings import Shape
 
@@ -43,7 +43,7 @@ MAX_SEEN_NEIGHBOUR = 3
 """A neighbour that is seen more often than this says nothing about the line beside it."""
 _ENDS = 400
 """Shapes at each end of a log in which a build server's words are looked for."""
-_BUILD_TAIL = 14
+_BUILD_TAIL = BEFORE_END
 """Lines before a build's own first error that are its likeliest causes."""
 
 
@@ -103,6 +103,7 @@ def weigh(case: Case, digest: Digest) -> Verdict:
 def score(case: Case, digest: Digest, verdict: Verdict, baseline: Baseline | None) -> list[Scored]:
     """Every kept line with its score, the best first."""
     worth = _worth(verdict)
+    end = digest.total if verdict.end_of_build is None else verdict.end_of_build
     about = _about(case)
     templates: Counter[int] = Counter()
     for one in digest.seen.values():
@@ -110,6 +111,7 @@ def score(case: Case, digest: Digest, verdict: Verdict, baseline: Baseline | Non
     first_error = next((one.first for one in digest.seen.values() if _severe(one) and not _habitual(one, digest)), None)
     own_frames = set(digest.frames.values())
     roots = _roots(digest)
+    step = max((one.first for one in digest.seen.values() if one.shape.step and one.first < end), default=0)
     scored: list[Scored] = []
     for one in digest.seen.values():
         shape = one.shape
@@ -128,13 +130,19 @@ def score(case: Case, digest: Digest, verdict: Verdict, baseline: Baseline | Non
             value -= 4.0
         if shape.source:
             value -= 3.0
-        if verdict.end_of_build is not None:
-            value += _near_end(one.first, verdict.end_of_build)
+        if verdict.ci:
+            value += _in_build(one.first, shape, step, verdict.end_of_build)
         scored.append(Scored(one.first, shape, count, value))
     known = {one.at for one in scored}
     for at in own_frames - known:
         shape = digest.shape_at[at]
         scored.append(Scored(at, shape, templates[shape.wording.template.id], 2.0))
+    if verdict.ci and verdict.end_of_build is not None:
+        for at in range(max(end - _BUILD_TAIL, step), end):  # lines that were printed before, but now by what failed
+            shape = digest.shape_at.get(at)
+            if shape is not None and at not in known and not shape.noise and not shape.frame:
+                value = _severity(shape) + _in_build(at, shape, step, end)
+                scored.append(Scored(at, shape, templates[shape.wording.template.id], value))
     scored.sort(key=lambda one: (-one.score, one.at))
     return scored
 
@@ -201,10 +209,22 @@ def _relevance(text: str, about: Sequence[tuple[str, float]]) -> float:
     return min(sum(worth for word, worth in about if word in lower), 1.5)
 
 
-def _near_end(at: int, end: int) -> float:
-    """A build stops soon after it fails: what stands just before its end counts more."""
+def _in_build(at: int, shape: Shape, step: int, end: int | None) -> float:
+    """A build stops soon after it fails: what its last step printed just before counts, what was set up does not."""
+    says = bool(shape.hits) or shape.trouble or shape.exception
+    if shape.detail:
+        return 3.0
+    if rules.PASSED.search(" ".join(shape.wording.words).lower()) is not None:
+        return -3.0
+    if end is None:
+        return 0.0 if says else -1.5
+    if at > end:
+        return 0.0 if says and not shape.source else -2.0
     before = end - at
-    return 2.0 - before / _BUILD_TAIL if 0 <= before <= _BUILD_TAIL else 0.0
+    near = 3.5 * (1 - before / (_BUILD_TAIL + 1)) if before <= _BUILD_TAIL and at >= step else 0.0
+    if at == step:
+        return max(near, 1.5)
+    return near if says or near else -2.5
 
 
 def _roots(digest: Digest) -> dict[int, float]:

@@ -111,6 +111,10 @@ _EXCEPTION = re.compile(
     r"^(?:\w+ ){0,2}(?:Caused by: |Unhandled exception\.? )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::| \[|$)"
     r"|^panic: |^Exception in thread|^thread '.*' panicked|^fatal error: |^Unhandled exception|^Caused by: "
 )
+_DETAIL = re.compile(
+    r"^\s*(?:expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
+    re.IGNORECASE,
+)
 _NOISE = re.compile(r"^[\W_]*(?:\w{0,2}[\W_]*)$")
 
 
@@ -119,7 +123,8 @@ class Shape:
     """What is known of all lines of one wording. `hits` are signature rules (index, weight) that match it.
 
     `source` tells that the line prints a program's text and not its outcome; `marks` are the build server's words in
-    it, by bit; `trouble` that it speaks of trouble, whatever its level; `variants` holds one shape for each meaning of its numbers, where these decide.
+    it, by bit; `trouble` that it speaks of trouble, whatever its level; `detail` that it says what
+    an assertion compared; `step` that a build's step begins; `variants` holds one shape for each meaning of its numbers, where these decide.
     """
 
     wording: Wording
@@ -134,6 +139,8 @@ class Shape:
     rollout: bool = False
     end_of_build: bool = False
     trouble: bool = False
+    detail: bool = False
+    step: bool = False
     variants: dict[tuple[str, ...], Shape] | None = field(default=None, repr=False)
 
 
@@ -243,6 +250,8 @@ class TemplateStore:
             rollout=any(word in lower for word in rules.ROLLOUT_LITERALS) and rules.ROLLOUT.search(lower) is not None,
             end_of_build="##[error]" in lower or "build failure" in lower,
             trouble=_tells_of_trouble(message.lower()),
+            detail=_DETAIL.match(message) is not None,
+            step="##[group]run " in lower,
         )
         fresh.append((shape, lower))
         return shape
