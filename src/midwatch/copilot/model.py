@@ -60,7 +60,8 @@ class EvidenceLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A category with its share of the signature rules' weight (0 to 1) and the ids of the lines that say so."""
+    """A category with its share (of the signature rules' weight, or of all probability; 0 to 1) and the ids of the
+    lines that the rules found for it."""
 
     category: str
     score: float
@@ -91,8 +92,11 @@ class Citation:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """The answer. `calibrated` is False until the confidence has been fitted on labelled incidents.
+    """The answer. `confidence` is P(the category is right), fitted on labelled incidents if `calibrated`.
 
+    `ranking` are the categories that were weighed, best first, with their probabilities and the lines behind them.
+    `heard` is what a model alone gave each category (those of half a percent or more; empty if none was asked).
+    `signals` are what the confidence was computed from (`confidence.py` names them); feedback refits it from them.
     `rejected_citations` counts ids the model named but was never shown. `tokens` is prompt plus answer.
     """
 
@@ -116,6 +120,8 @@ class Diagnosis:
     rejected_citations: int = 0
     escalated: bool = False
     note: str = ""
+    signals: dict[str, float] = field(default_factory=dict)
+    heard: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +174,14 @@ class Feedback:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What triage gives back: the evidence that was read, the diagnosis made from it, and what looked similar."""
+    """What triage gives back: the evidence that was read, the diagnosis made from it, and what looked similar.
+
+    `first` is what the local model had said where a bigger one was asked afterwards; both are kept.
+    """
 
     evidence: Evidence
     diagnosis: Diagnosis
+    first: Diagnosis | None = None
     recalled: tuple[Recalled, ...] = ()
 
 

@@ -128,6 +128,17 @@ def clip(text: str, limit: int) -> str:
     return f"{text[: limit - tail - 3]} … {text[len(text) - tail :]}"
 
 
+def clip_around(text: str, limit: int, at: int) -> str:
+    """Text of at most `limit` characters: of a longer one the start and what stands around place `at`."""
+    if len(text) <= limit or at < limit * 3 // 4:
+        return clip(text, limit)
+    head = limit // 3
+    room = limit - head - 6
+    start = max(head, min(at - room // 4, len(text) - room))
+    end = start + room
+    return f"{text[:head]} … {text[start:end]}{' …' if end < len(text) else ''}"
+
+
 def clean(text: str) -> str:
     """Text without terminal colours and control characters (tabs become spaces)."""
     if "\x1b" in text:
