@@ -17,11 +17,15 @@ from collections.abc import Iterable, Sequence
 K1 = 1.2
 B = 0.75
 MAX_WORD_CHARS = 60
-STOP_WORDS = frozenset(
-    "a about all also an and any are as at be been before but by can could did do does for from had has have how if in "
-    "into is it its may more most no not of on one or other our out over should so some such than that the their then "
-    "there these they this to up us was we were what when where which while who will with would you your".split()
-)
+# fmt: off
+STOP_WORDS = frozenset((
+    "a", "about", "all", "also", "an", "and", "any", "are", "as", "at", "be", "been", "before", "but", "by", "can",
+    "could", "did", "do", "does", "for", "from", "had", "has", "have", "how", "if", "in", "into", "is", "it", "its",
+    "may", "more", "most", "no", "not", "of", "on", "one", "or", "other", "our", "out", "over", "should", "so",
+    "some", "such", "than", "that", "the", "their", "then", "there", "these", "they", "this", "to", "up", "us",
+    "was", "we", "were", "what", "when", "where", "which", "while", "who", "will", "with", "would", "you", "your",
+))
+# fmt: on
 """English words that say nothing about what a text is about."""
 
 _RUN = re.compile(r"[^\W_]+")
@@ -72,11 +76,18 @@ class BM25:
         having = len(self._weights.get(term, ()))
         return math.log(1 + (self._count - having + 0.5) / (having + 0.5))
 
-    def scores(self, query: Iterable[str]) -> dict[int, float]:
-        """Score of every text that has a term of the query, by place. A repeated term of the query counts once."""
-        found: dict[int, float] = defaultdict(float)
+    def scores(self, query: Iterable[str]) -> dict[int, tuple[float, float]]:
+        """By place, of every text that has a term of the query: its score, and its share of the query's idf.
+
+        A repeated term of the query counts once.
+        """
+        scores: dict[int, float] = defaultdict(float)
+        had: dict[int, float] = defaultdict(float)
+        total = 0.0
         for term in dict.fromkeys(query):
             idf = self.idf(term)
+            total += idf
             for place, weight in self._weights.get(term, ()):
-                found[place] += idf * weight
-        return found
+                scores[place] += idf * weight
+                had[place] += idf
+        return {place: (score, had[place] / total) for place, score in scores.items()}

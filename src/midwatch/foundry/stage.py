@@ -30,9 +30,13 @@ _SERVICES = (
     "search-indexer notifier-svc ledger-api pricing-worker booking-web reviews-api loyalty-svc feed-builder "
     "media-api tickets-web claims-api fleet-tracker"
 ).split()
-_DATABASES = "shopdb crm_main ledger_prod fleetdata bookings_db hr_core warehouse2 portal_prod media_meta billing_eu".split()
+_DATABASES = (
+    "shopdb crm_main ledger_prod fleetdata bookings_db hr_core warehouse2 portal_prod media_meta billing_eu".split()
+)
 _USERS = "app_rw svc_orders webuser backend_app reporting_ro etl_loader svc_core appadmin jobrunner svc_web".split()
-_TABLES = "invoices customers order_items shipments payments_log sessions_v2 products audit_trail tickets devices".split()
+_TABLES = (
+    "invoices customers order_items shipments payments_log sessions_v2 products audit_trail tickets devices".split()
+)
 _QUEUES = "email.outbound order.events invoice-jobs thumbnails sms_send audit.stream webhook.retry export_jobs".split()
 _HOSTS = "db-{n} store-{n} core-db-{n} prd-data-{n} eu1-db-{n} sql-{n}".split()
 

@@ -182,7 +182,13 @@ def make(
         user=user,
     )
     cluster = Cluster(
-        place=place, data=folder, port=place.free_port(), cast=cast, prefix=rng.choice(_PREFIXES), user=user, shown=shown
+        place=place,
+        data=folder,
+        port=place.free_port(),
+        cast=cast,
+        prefix=rng.choice(_PREFIXES),
+        user=user,
+        shown=shown,
     )
     chosen: dict[str, object] = {
         "port": cluster.port,
