@@ -235,6 +235,13 @@ def scores(verdicts: Sequence[Verdict]) -> tuple[list[float], list[float]]:
     return [item.confidence for item in judged], [float(item.right) for item in judged]
 
 
+def share_right(verdicts: Sequence[Verdict]) -> Interval:
+    """The share of labelled incidents that are right, with its exact interval."""
+    judged = [item.right for item in verdicts if item.labelled]
+    low, high = clopper_pearson(sum(judged), len(judged))
+    return Interval(value=sum(judged) / len(judged), low=low, high=high)
+
+
 def ece(confidence: Floats, right: Floats) -> float | None:
     """Expected calibration error over 15 bins of equal mass; None without an answer.
 
