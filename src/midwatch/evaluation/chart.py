@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 
 SERIES = 6
 """Colours for lines; more lines begin again."""
+NAMES_A_ROW, NAME_LINE = 3, 17
 STYLE = """
 .mw { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; max-width: 100%; }
 .mw text { fill: #545c68; } .mw .strong { fill: #15181d; font-weight: 600; }
@@ -60,20 +61,23 @@ def axis_to(most: float, name: str) -> Axis:
 
 @dataclass(kw_only=True)
 class Chart:
-    """A picture under way. Coordinates are values of the axes."""
+    """A picture under way. Coordinates are values of the axes; `names` are those of the series, shown above."""
 
     title: str
     x: Axis
     y: Axis
     width: int = 420
     height: int = 300
+    names: tuple[str, ...] = ()
     parts: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-
     left: int = 52
     right: int = 14
-    top: int = 14
     bottom: int = 44
+
+    @property
+    def top(self) -> int:
+        """Room above the plot: the names of the series, three in a row."""
+        return 14 + NAME_LINE * -(-len(self.names) // NAMES_A_ROW)
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """A point in the picture."""
@@ -101,10 +105,6 @@ class Chart:
         across, up = self.at(x, y)
         self.parts.append(f'<text x="{across:.1f}" y="{up + dy:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
 
-    def name(self, text: str) -> None:
-        """The next series' name, shown in a corner in its colour."""
-        self.names.append(text)
-
     def svg(self) -> str:
         """The whole picture."""
         return wrap([*self._frame(), *self.parts, *self._legend()], self.width, self.height, self.title)
@@ -128,10 +128,12 @@ class Chart:
 
     def _legend(self) -> list[str]:
         parts = []
+        wide = (self.width - self.left - self.right) // NAMES_A_ROW
         for index, name in enumerate(self.names):
-            up = self.top + 12 + 16 * index
-            parts.append(f'<circle class="s{index % SERIES}" cx="{self.left + 14}" cy="{up - 4}" r="4"/>')
-            parts.append(f'<text class="strong" x="{self.left + 24}" y="{up}">{escape(name)}</text>')
+            down, across = divmod(index, NAMES_A_ROW)
+            x, y = self.left + across * wide, 14 + NAME_LINE * down
+            parts.append(f'<circle class="s{index % SERIES}" cx="{x + 5}" cy="{y - 4}" r="4"/>')
+            parts.append(f'<text class="strong" x="{x + 14}" y="{y}">{escape(name)}</text>')
         return parts
 
 

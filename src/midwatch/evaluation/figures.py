@@ -25,6 +25,7 @@ def reliability(columns: Columns) -> str:
         title="Stated confidence against the share of right answers.",
         x=Axis(name="confidence"),
         y=Axis(name="share right"),
+        names=tuple(columns),
     )
     chart.line([(0, 0), (1, 1)], "guide")
     for index, (name, verdicts) in enumerate(columns.items()):
@@ -36,7 +37,6 @@ def reliability(columns: Columns) -> str:
                 hits = int(right[part].sum())
                 low, high = clopper_pearson(hits, len(part))
                 chart.mark(float(confidence[part].mean()), hits / len(part), kind, low=low, high=high)
-        chart.name(name)
     return chart.svg()
 
 
@@ -55,10 +55,10 @@ def risk_against_coverage(columns: Columns) -> str:
         title="Share of wrong answers among the surest, by the share of incidents that is answered.",
         x=Axis(name="share of incidents answered"),
         y=axis_to(max(most, 0.05), "share wrong of the answered"),
+        names=tuple(columns),
     )
     for index, (name, points) in enumerate(curves.items()):
         chart.line(points, f"s{index % SERIES}")
-        chart.name(name)
     return chart.svg()
 
 
@@ -83,12 +83,11 @@ def share_escalated(curve: Curve, alpha: float) -> str:
         title="Share of incidents that goes up by the risk alpha that is accepted.",
         x=Axis(name="α: accepted and wrong, at most", most=0.4, ticks=(0.0, 0.1, 0.2, 0.3, 0.4)),
         y=Axis(name="share of incidents"),
+        names=("goes up", "accepted and wrong"),
     )
     _by_alpha(chart, [(point.alpha, point.escalated) for point in curve.points], alpha)
     chart.line([(point.alpha, point.wrong) for point in curve.points], "s1")
     chart.line([(0.0, 0.0), (0.4, 0.4)], "guide")
-    for name in ("goes up", "accepted and wrong"):
-        chart.name(name)
     return chart.svg()
 
 

@@ -176,8 +176,15 @@ def _confidence(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
             unit="share",
             interval=redrawn(ece, confidence, right, seed=seed),
             cases=len(right),
-            note=f"{BINS} bins of equal mass, {of_named}; a perfectly calibrated column would show "
-            f"{ece_floor(confidence, seed=seed):.3f} by chance",
+            note=f"{BINS} bins of equal mass, {of_named}",
+        ),
+        Measure(
+            key="ece_floor",
+            name="calibration error by chance alone",
+            unit="share",
+            interval=_exactly(ece_floor(confidence, seed=seed)) if right else None,
+            cases=len(right),
+            note="what a perfectly calibrated column of these confidences would show",
         ),
         Measure(
             key="brier",

@@ -147,11 +147,13 @@ def _cell(measure: Measure) -> dict[str, str]:
     if found is None:
         return {"value": "–", "reach": ""}
     value = results.figure(found.value) + (f" {measure.unit}" if measure.unit in ("s", "USD") else "")
-    return {"value": value, "reach": f"{reach(found)}, n = {measure.cases}"}
+    return {"value": value, "reach": ", ".join(part for part in (reach(found), f"n = {measure.cases}") if part)}
 
 
 def reach(interval: Interval) -> str:
-    """The ends of an interval."""
+    """The ends of an interval; nothing where they are one."""
+    if interval.low == interval.high:
+        return ""
     return f"{results.figure(interval.low)} to {results.figure(interval.high)}"
 
 
