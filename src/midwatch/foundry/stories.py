@@ -111,7 +111,7 @@ def _of_entry(entry: Entry, stage: Stage, at: float, limit: int) -> Story:
         if lines and (number or entry.scary):
             at = lines[-1].at + source.uniform(2, 120)
         printing = Printing(stage.cast, source) if number else told
-        lines += speech.say(entry.lines, at, role="truth", level=level, printing=printing)
+        lines += speech.say(entry.lines, at, role="truth", level=level, printing=printing, tells=entry.tells)
         after = lines[-1].at + 10 ** source.uniform(-2, 1.3)
         lines += speech.say(entry.symptoms, after, role="symptom", level=level, printing=printing)
     entity, cause, *alerts = (told.fill(text, broke) for text in (entry.entity, entry.cause, *entry.alert))
