@@ -54,10 +54,9 @@ def check(parsed: dict[str, Any], question: Question, evidence: Evidence) -> Ans
     """Keep of an answer what is allowed and true."""
     named = [str(item) for item in _list(parsed.get("citations"))[:20]]
     cited = [line_id for line_id in dict.fromkeys(named) if line_id in question.line_ids]
-    category = taxonomy.canonical(str(parsed.get("category", "")))
-    note = ""
-    if category not in question.categories:
-        category, note = taxonomy.UNKNOWN, "The model named a category that was not offered."
+    written = str(parsed.get("category", ""))
+    category = taxonomy.canonical(written)
+    offered = category != taxonomy.UNKNOWN or written == taxonomy.UNKNOWN
     severity = parsed.get("severity")
     entity = str(parsed.get("entity", taxonomy.UNKNOWN))
     steps = [
@@ -73,7 +72,7 @@ def check(parsed: dict[str, Any], question: Question, evidence: Evidence) -> Ans
         cited=tuple(cited[: prompt.MAX_CITATIONS]),
         steps=tuple(steps[: prompt.MAX_STEPS]),
         rejected=len([line_id for line_id in named if line_id not in question.line_ids]),
-        note=note,
+        note="" if offered else "The model named a category that was not offered.",
     )
 
 

@@ -48,7 +48,7 @@ SIGNALS = (
 )
 """f, in the order of the fitted weights."""
 _WORD = re.compile(r"[a-z]{3,24}")
-_PLAIN_CHOICE = (1.0, 3.0, 0.5, -1.0)
+_PLAIN_CHOICE = (1.0, 6.0, 1.5, -1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

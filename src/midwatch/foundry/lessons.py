@@ -21,6 +21,12 @@ BUDGETS = (400, 600, 800)
 """Evidence budgets that lessons are made with, tokens, so that the model does not learn one length."""
 
 
+CHUNK = 250
+"""Incidents that one process makes at a time."""
+SEEDS = 1000
+"""Seeds of the foundry that one seed of lessons may use."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
     """A question and its answer, as three messages."""
@@ -53,7 +59,7 @@ def lessons(incidents: Iterable[Incident], seed: int) -> Iterator[Lesson]:
 
 
 def true_answer(incident: Incident, evidence: Evidence) -> str | None:
-    """The answer that `ask_brief`'s grammar would write if the model knew the truth; None if the lines do not show it."""
+    """The answer that `ask_brief` would get from a model that knew the truth; None if no shown line tells it."""
     truth = incident.truth
     cited = true_lines(incident, evidence)
     if not evidence.lines or (not cited and truth.lines and truth.category != taxonomy.UNKNOWN):
@@ -85,3 +91,27 @@ def true_lines(incident: Incident, evidence: Evidence) -> list[EvidenceLine]:
 def wording(line: str) -> str:
     """A line without its digits: a repeated error is as telling as its first occurrence."""
     return "".join(letter for letter in line if not letter.isdigit())[:300]
+
+
+def make_lessons(seed: int, count: int, *, jobs: int = 0) -> list[Lesson]:
+    """Lessons from `count` incidents of programs that are for training (fewer: what the evidence misses is left out).
+
+    The same for any number of `jobs` (processes; 0: one for each core).
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+    from os import cpu_count
+
+    chunks = [(seed * SEEDS + index, min(CHUNK, count - index * CHUNK)) for index in range(-(-count // CHUNK))]
+    jobs = min(jobs or cpu_count() or 1, len(chunks))
+    if jobs <= 1:
+        return [lesson for chunk in chunks for lesson in _chunk(chunk)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return [lesson for made in pool.map(_chunk, chunks) for lesson in made]
+
+
+def _chunk(chunk: tuple[int, int]) -> list[Lesson]:
+    from midwatch.foundry import compose
+
+    seed, count = chunk
+    return list(lessons(compose.make(seed, count, part="train"), seed))
