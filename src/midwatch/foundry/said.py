@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from midwatch.foundry.bank import message_of
@@ -89,11 +89,26 @@ class Speech:
         who = Who(service=voice.service, program=voice.program, host=host, pid=voice.pid)
         self._print: Printer = printer(shape, who, stage.source)
 
-    def say(self, texts: Sequence[str], at: float, *, role: Role, level: str, printing: Printing) -> list[Said]:
-        """Say messages one after the other from a moment on."""
+    def say(
+        self,
+        texts: Sequence[str],
+        at: float,
+        *,
+        role: Role,
+        level: str,
+        printing: Printing,
+        tells: Callable[[str], bool] = lambda text: True,
+    ) -> list[Said]:
+        """Say messages one after the other from a moment on. Lines that tell nothing are no truth but a symptom."""
         lines: list[Said] = []
         for message in messages(texts):
-            lines += self.lines(message, at, level=level, role=role, printing=printing)
+            said = self.lines(message, at, level=level, role=role, printing=printing)
+            if role == "truth" and len(said) == len(message):
+                said = [
+                    item if tells(text) else replace(item, role="symptom")
+                    for item, text in zip(said, message, strict=True)
+                ]
+            lines += said
             at += 10 ** self._stage.source.uniform(-3, 0.8)
         return lines
 

@@ -116,7 +116,7 @@ def _of_entry(entry: Entry, stage: Stage, at: float, limit: int, lasts_s: float)
         if lines and (number or entry.scary):
             at = lines[-1].at + source.uniform(0.2, 1.8) * max(1.0, lasts_s / (repeats + 1))
         printing = Printing(stage.cast, source) if number else told
-        lines += speech.say(entry.lines, at, role="truth", level=level, printing=printing)
+        lines += speech.say(entry.lines, at, role="truth", level=level, printing=printing, tells=entry.tells)
         after = lines[-1].at + 10 ** source.uniform(-2, 1.3)
         lines += speech.say(entry.symptoms, after, role="symptom", level=level, printing=printing)
     entity, cause, *alerts = (told.fill(text, broke) for text in (entry.entity, entry.cause, *entry.alert))
