@@ -11,6 +11,7 @@ from midwatch.foundry.bank import message_of
 from midwatch.foundry.collectors import OF_SYSLOG, Voice
 from midwatch.foundry.names import Cast, Printing
 from midwatch.foundry.pools import listed
+from midwatch.foundry.recording import Recording
 from midwatch.foundry.shapes import MERGING, POSTGRES_TITLES, Printer, Who, printer
 
 Role = Literal["truth", "symptom", "before", "healthy", "recovery", "consequence", "injected", "secret", "other_fault"]
@@ -38,6 +39,13 @@ class Stage:
     hosts: list[str] = field(default_factory=list)
     namespace: str = "default"
     collector: str = "raw"
+    renamed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def names_for(self, recording: Recording) -> dict[str, str]:
+        """The new names for the old ones of a recording, the same each time that it is played here."""
+        if recording.id not in self.renamed:
+            self.renamed[recording.id] = self.cast.rename(recording.names)
+        return self.renamed[recording.id]
 
     def voice(self, key: str, program: str, service: str = "", host: str = "") -> Voice:
         """The voice of a program, made at its first use. A service without a name gets one that fits the program."""
@@ -56,13 +64,13 @@ class Stage:
     def _service_of(self, program: str) -> str:
         if program in MACHINERY:
             return _TAGS.get(program, program)
-        if program in _SERVERS:
+        if is_infrastructure(program):
             word = self.cast.another("service").split("-")[0]
             return self.source.choice((program, f"{word}-{program}", f"{program}-{self.source.randint(0, 2)}"))
         return self.cast.another("service")
 
     def _tag(self, program: str, service: str) -> str:
-        return _TAGS.get(program, program if program in _SERVERS else service)
+        return _TAGS.get(program, program if is_infrastructure(program) else service)
 
     def _host(self) -> str:
         if not self.hosts or (len(self.hosts) < 6 and self.source.random() < 0.3):
@@ -134,6 +142,11 @@ class Speech:
         return lambda at: self._print(level, text, at)
 
 
+def is_infrastructure(program: str) -> bool:
+    """Whether a program (or the tag that it logs under) serves others and is no service of a team's own."""
+    return program in INFRASTRUCTURE or program in _TAGS.values()
+
+
 def messages(texts: Sequence[str]) -> list[list[str]]:
     """Texts of the bank in messages: each with the texts that continue it (a stack trace)."""
     grouped: list[list[str]] = []
@@ -173,4 +186,8 @@ _TAGS = {
     "docker": "dockerd",
     "mariadb": "mariadbd",
     "mongodb": "mongod",
+    "redis": "redis-server",
+    "rabbitmq": "rabbitmq-server",
+    "nats": "nats-server",
+    "mysql": "mysqld",
 }
