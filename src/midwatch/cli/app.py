@@ -40,6 +40,7 @@ def run_app(
     import asyncio
 
     from midwatch import settings as settings_module
+    from midwatch.cli import local_model
     from midwatch.copilot.metrics import Metrics
     from midwatch.copilot.store import Store
     from midwatch.copilot.triage import Triage
@@ -53,7 +54,7 @@ def run_app(
         store = Store(settings.resolved_database_url, settings.copilot)
         try:
             local, escalation = _providers(settings, url, metrics)
-            triage = Triage(local, escalation, settings.copilot)
+            triage = Triage(local, escalation, settings.copilot, local_model.options(settings))
             providers = [provider for provider in (local, escalation) if provider is not None]
             stopping = asyncio.Event()
             app = build_app(settings, store, triage, metrics=metrics, providers=providers, stopping=stopping)
@@ -155,9 +156,11 @@ class MeteredProvider:
 
 
 def _providers(settings: Settings, engine_url: str, metrics: Metrics) -> tuple[Provider, Provider | None]:
+    from midwatch.cli import local_model
     from midwatch.gateway.providers import OpenAIProvider, engine_at
 
-    local = engine_at(engine_url, settings.engine.model, usd_per_hour=settings.copilot.local_usd_per_hour)
+    model = local_model.asked_for(settings)
+    local = engine_at(engine_url, model, usd_per_hour=settings.copilot.local_usd_per_hour)
     if settings.copilot.escalation is None:
         return MeteredProvider(local, metrics), None
     bigger = OpenAIProvider(settings.copilot.escalation, name="escalation", remote=True)
