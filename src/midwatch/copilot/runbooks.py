@@ -7,6 +7,7 @@ that a search finds the paragraph and not the book.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ _FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LINK = re.compile(r"!?\[([^\]\n]{0,300})\]\([^)\n]{0,1000}\)")
 _ITEM = re.compile(r"^\s{0,6}(?:[-*+]|\d{1,2}[.)])\s+(.*)$")
-_PROMPT = re.compile(r"^\s*[$#>]\s+")
+_PROMPT = re.compile(r"^\s*[$#]\s+")
+_FENCE = re.compile(r"^\s*(?:```+|~~~+)\s*(\w*)")
+_SHELLS = {"sh", "shell", "bash", "zsh", "console"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +129,7 @@ def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
     from markdown_it import MarkdownIt
 
     tokens = MarkdownIt("commonmark").parse(text)
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in itertools.pairwise(tokens):
         if token.type == "heading_open" and token.map is not None and token.level == 0:
             yield token.map[0], token.map[1], int(token.tag[1:]), plain(inline.content)
 
@@ -151,18 +154,33 @@ def plain(text: str) -> str:
 
 
 def steps(section: str) -> tuple[str, ...]:
-    """What a section tells to do: its list items and the commands of its code blocks, else its first sentence."""
+    """What a section tells to do: its list items and commands, in order, or else its first sentence.
+
+    Commands are the lines of a code block after a prompt (`$ df -h`), or the first line of a block of a shell.
+    """
     found: list[str] = []
-    in_code = False
-    for line in section.split("\n"):
-        if line.lstrip().startswith(("```", "~~~")):
-            in_code = not in_code
-        elif in_code and _PROMPT.match(line):
-            found.append(f"`{_PROMPT.sub('', line).strip()}`")
-        elif not in_code and (item := _ITEM.match(line)) and item[1].strip():
+    prose: list[str] = []
+    code: list[str] | None = None
+    shell = False
+    for line in [*section.split("\n"), ""]:
+        fence = _FENCE.match(line)
+        if fence is not None and code is None:
+            code, shell = [], fence[1].lower() in _SHELLS
+        elif fence is not None and code is not None:
+            prompted = [_PROMPT.sub("", item) for item in code if _PROMPT.match(item)]
+            found += [_command(item) for item in prompted or (code[:1] if shell else [])]
+            code = None
+        elif code is not None:
+            code += [line] if line.strip() else []
+        elif (item := _ITEM.match(line)) and item[1].strip():
             found.append(plain(item[1]))
+        else:
+            prose.append(line)
     if not found:
-        prose = plain(re.sub(r"(?s)(```|~~~).*?(\1|\Z)", " ", section))
-        first = re.split(r"(?<=[.!?])\s", prose, maxsplit=1)[0]
+        first = re.split(r"(?<=[.!?])\s", plain(" ".join(prose)), maxsplit=1)[0]
         found = [first] if first else []
     return tuple(step if len(step) <= MAX_STEP_CHARS else step[: MAX_STEP_CHARS - 1] + "…" for step in found)
+
+
+def _command(line: str) -> str:
+    return line.strip() if "`" in line else f"`{line.strip()}`"
