@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,6 +43,8 @@ ENCODED_AT_ONCE = 32
 """New texts that a search may encode itself; more are left to `warm`."""
 LEAST_WORDS = 0.15
 """Least share of the question's telling words, below which nothing looks similar."""
+LEAST_TERMS = 2
+"""One word in common is a coincidence."""
 LEAST_COSINE = 0.35
 
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[_/]")
@@ -166,19 +168,24 @@ class Recall:
             found.append(self._by_meaning(index, question))
         return found
 
-    def warm(self) -> int:
-        """Build the index and encode what has no vector yet, however long it takes. Returns how many texts."""
+    def warm(self, stop: Callable[[], bool] = lambda: False) -> int:
+        """Build the index and encode what has no vector yet, however long it takes. Returns how many texts were.
+
+        `stop` is asked now and then whether to leave the rest for another time.
+        """
         if self._embedder is None:
             self._current()
             return 0
         texts = {_digest(entry.sentence): entry.sentence for entry in _entries(self._memory)}
         missing = self._missing(list(texts))
-        for begin in range(0, len(missing), ENCODED_AT_ONCE):
-            self._encode({digest: texts[digest] for digest in missing[begin : begin + ENCODED_AT_ONCE]})
+        done = 0
+        while done < len(missing) and not stop():
+            some = missing[done : done + ENCODED_AT_ONCE]
+            self._encode({digest: texts[digest] for digest in some})
+            done += len(some)
         with self._lock:
             self._index = None
-        self._current()
-        return len(missing)
+        return done
 
     def _current(self) -> _Index:
         revision = self._memory.memory_revision()
@@ -274,9 +281,15 @@ def _entries(memory: Memory) -> list[_Entry]:
 
 def _by_words(index: _Index, question: Question) -> dict[Key, tuple[int, float]]:
     """Runbooks and incidents by the BM25 score of their best section, with the share of telling words that it has."""
-    scores = index.words.scores(words(f"{question.alert} {question.lines}"))
-    ranked = sorted(scores, key=lambda place: (-scores[place][0], place))
-    return _first_of_each(index, ((place, scores[place][1]) for place in ranked if scores[place][1] >= LEAST_WORDS))
+    terms = list(dict.fromkeys(words(f"{question.alert} {question.lines}")))
+    found = index.words.matches(terms)
+    enough = {
+        place: match
+        for place, match in found.items()
+        if match.share >= LEAST_WORDS and match.terms >= min(LEAST_TERMS, len(terms))
+    }
+    ranked = sorted(enough, key=lambda place: (-enough[place].score, place))
+    return _first_of_each(index, ((place, enough[place].share) for place in ranked))
 
 
 def _first_of_each(index: _Index, ranked: Iterable[tuple[int, float]]) -> dict[Key, tuple[int, float]]:

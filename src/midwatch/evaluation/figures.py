@@ -28,7 +28,7 @@ def reliability(columns: Columns) -> str:
         names=tuple(columns),
     )
     chart.line([(0, 0), (1, 1)], "guide")
-    for index, (name, verdicts) in enumerate(columns.items()):
+    for index, verdicts in enumerate(columns.values()):
         kind = f"s{index % SERIES}"
         confidence, right = (np.asarray(values) for values in scores(verdicts))
         order = np.argsort(confidence, kind="stable")
@@ -57,7 +57,7 @@ def risk_against_coverage(columns: Columns) -> str:
         y=axis_to(max(most, 0.05), "share wrong of the answered"),
         names=tuple(columns),
     )
-    for index, (name, points) in enumerate(curves.items()):
+    for index, points in enumerate(curves.values()):
         chart.line(points, f"s{index % SERIES}")
     return chart.svg()
 

@@ -36,13 +36,13 @@ class Measure:
 
 def measure(verdicts: Sequence[Verdict], *, seed: int = 0) -> dict[str, Measure]:
     """Every number of one column on one set, by key, in the order in which they are shown."""
-    found = [
-        *_category(verdicts, seed),
-        *_false_alarms(verdicts, seed),
-        *_lines(verdicts, seed),
-        *_confidence(verdicts, seed),
-        *_spent(verdicts, seed),
-    ]
+    found = [*answers(verdicts, seed=seed).values(), *_confidence(verdicts, seed), *_spent(verdicts, seed)]
+    return {item.key: item for item in found}
+
+
+def answers(verdicts: Sequence[Verdict], *, seed: int = 0) -> dict[str, Measure]:
+    """The numbers that judge answers and lines, without those of confidence, time and money."""
+    found = [*_category(verdicts, seed), *_false_alarms(verdicts, seed), *_lines(verdicts, seed)]
     return {item.key: item for item in found}
 
 

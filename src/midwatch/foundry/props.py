@@ -43,6 +43,7 @@ class Dependency:
     every: int = 1
     context: ssl.SSLContext | None = None
     asked: int = 0
+    talking: set[socket.socket] = field(default_factory=set)
 
     def serve(self, listener: socket.socket) -> None:
         """Answer until the listener is closed."""
@@ -51,19 +52,26 @@ class Dependency:
                 connection, _ = listener.accept()
             except OSError:
                 return
+            self.talking.add(connection)
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
-    def _talk(self, connection: socket.socket) -> None:
-        with suppress(OSError, ValueError):
-            connection.settimeout(10)
-            if self.context is not None:
-                connection = self.context.wrap_socket(connection, server_side=True)
+    def hang_up(self) -> None:
+        """End the connections that are open."""
+        for connection in tuple(self.talking):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _talk(self, raw: socket.socket) -> None:
+        with raw, suppress(OSError, ValueError):
+            raw.settimeout(10)
+            connection = raw if self.context is None else self.context.wrap_socket(raw, server_side=True)
             with connection, connection.makefile("rb") as stream:
                 while stream.readline(_MAX_LINE):
                     headers = dict(line.lower().split(b":", 1) for line in iter(stream.readline, b"\r\n") if line)
                     stream.read(int(headers.get(b"content-length", 0)))
                     if not self._answer(connection):
-                        return
+                        break
+        self.talking.discard(raw)
 
     def _answer(self, connection: socket.socket) -> bool:
         self.asked += 1
@@ -103,9 +111,12 @@ def dependency(port: int = 0, *, certificate: Certificate | None = None) -> Iter
         served = Dependency(port=listener.getsockname()[1], context=context)
         thread = threading.Thread(target=served.serve, args=(listener,), daemon=True)
         thread.start()
-        yield served
-        with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
+        try:
+            yield served
+        finally:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            served.hang_up()
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
-import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -155,7 +156,7 @@ def defect_in_spool(service: Service, kit: Kit) -> Recording:
     spool = service.place.folder / "data"
 
     def put(name: str, order: Mapping[str, object]) -> None:
-        (spool / f"{name}.part").write_text(render(__import__("json").dumps(order), service.words))
+        (spool / f"{name}.part").write_text(render(json.dumps(order), service.words))
         (spool / f"{name}.part").rename(spool / f"{name}.json")
 
     for number in range(service.rng.randrange(2, 6)):
@@ -353,7 +354,10 @@ def out_of_files(service: Service, kit: Kit) -> Recording:
         service.ready()
         _calm(service)
         broke_at = service.place.now
-        service.traffic([*service.calls(), *[("GET", "/catalogue", "")] * 8], rate=60).send(service.rng, 2.2)
+        service.traffic([*service.calls(), *[("GET", "/catalogue", "")] * 8], rate=60).send(
+            service.rng, 8.0, lambda: service.heard(kit.patterns["files"], broke_at)
+        )
+        _calm(service, least=0.8)
         return service.record(
             category="connection_exhaustion", truth=[kit.patterns["files"]], broke_at=broke_at,
             cause="{service} has too many open files, up to its limit",
@@ -460,7 +464,7 @@ def own_certificate(service: Service, kit: Kit) -> Recording:
         strict = ssl.create_default_context(cafile=str(made.cert))
         deadline = place.now + rng.uniform(1.2, 2.0)
         while place.now < deadline:
-            with suppress(OSError), __import__("socket").create_connection(("127.0.0.1", service.port), 1) as raw:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", service.port), 1) as raw:
                 strict.wrap_socket(raw, server_hostname="localhost")
             time.sleep(rng.uniform(0.05, 0.2))
         return service.record(
@@ -482,7 +486,8 @@ def disk_full(service: Service, kit: Kit) -> Recording:
         broke_at = service.place.now
         service.start(wrap=wrap, RECEIPTS="1", RECEIPT_BYTES=str(service.rng.choice((9000, 15000, 20000))))
         service.ready()
-        service.traffic(rate=20).send(service.rng, service.rng.uniform(2.2, 3.2))
+        service.traffic(rate=20).send(service.rng, 8.0, lambda: service.heard(kit.patterns["full"], broke_at))
+        _calm(service, least=0.8)
         return service.record(
             category="disk_storage_full", truth=[kit.patterns["full"]], broke_at=broke_at,
             cause="the disk that {service} writes to is full",

@@ -33,7 +33,7 @@ TRADES = (
     ("lending", "loan", "scoring"),
     ("insurance", "claim", "policies"),
     ("library", "lease", "licensing"),
-    ("kitchen", "dish", "suppliers"),
+    ("kitchen", "meal", "suppliers"),
     ("fleet", "vehicle", "tracking"),
     ("clinic", "visit", "records"),
     ("auctions", "bid", "escrow"),
@@ -134,6 +134,10 @@ class Service:
         shaped = [re.escape(part) if index % 2 == 0 else slots.get(part, ".*") for index, part in enumerate(parts)]
         return "".join(shaped)
 
+    def heard(self, pattern: str, since: float) -> bool:
+        """Whether a line that matches was printed at or after a moment."""
+        return any(line.truth for line in self.place.lines([pattern], since=since))
+
     def calls(self, *, bodies: Sequence[Mapping[str, object]] = (), reads: bool = True) -> list[Call]:
         """What good callers send, or with `bodies` what is posted instead."""
         noun = self.words["order"]
@@ -169,7 +173,7 @@ class Service:
         """What was heard, as a recording; lines that match `truth` after the break show the cause."""
         lines = self.place.lines(truth, since=broke_at or 0.0, hide=self._swaps())
         here = "\n".join(line.text for line in lines)
-        known = {self.name: "service", self.upstream: "service", self.host: "host", **(names or {})}
+        known = {self.host: "host", self.name: "service", self.upstream: "service", **(names or {})}
         return Recording(
             id="", program=self.runtime.family, fault="", kind=kind, category=category, severity=severity,
             entity=self.name if entity is None else entity, cause=cause.format(service=self.name, upstream=self.upstream),
@@ -234,7 +238,7 @@ def good_order(rng: random.Random) -> dict[str, object]:
     }
     if rng.random() < 0.3:
         body["coupon"] = "SPRING10"
-    if rng.random() < 0.1:
+    if rng.random() < 0.04:
         body["voucher_code"] = "old"
     return body
 

@@ -143,7 +143,7 @@ KIT = Kit(
         "close": r"Remote end closed connection without response",
         "deaf": r"timed out",
         "silent": r"timed out",
-        "files": r"Too many open files|unable to open database file",
+        "files": r"Too many open files",
         "tls_expired": r"certificate has expired",
         "tls_untrusted": r"self[- ]signed certificate",
         "tls_other": r"certificate is not valid for|doesn't match",
@@ -158,7 +158,7 @@ KIT = Kit(
     settings=SETTINGS,
     tight_memory=_tight_memory,
     heavy=lambda rng: f"/report?months={rng.choice((4000, 6000, 9000))}",
-    slow_search=lambda rng: f"/search?q={'a' * rng.randrange(21, 24)}!",
+    slow_search=lambda rng: f"/search?q={'a' * rng.randrange(23, 26)}!",
     open_files=48,
     user_command=lambda service: [_SYSTEM, "-B", "main.py"],
 )
