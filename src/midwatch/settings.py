@@ -226,3 +226,11 @@ def load(**overrides: Any) -> Settings:
         raise SettingsError(f"The settings are not valid: {wrong}.", _WHERE) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{config or 'midwatch.toml'} is not TOML: {error}.", _WHERE) from None
+
+
+def key_from(variable: str) -> SecretStr:
+    """The key in an environment variable that a command names. Raises `SettingsError` if it is not set."""
+    value = os.environ.get(variable, "")
+    if not value:
+        raise SettingsError(f"The environment variable {variable} is not set.", "Set it to the host's key.")
+    return SecretStr(value)

@@ -22,6 +22,8 @@ MAX_KEPT_CHARS = 2_000
 MAX_KEPT_LINES = 60_000
 AROUND = 2
 """Lines that are kept before and after one that may matter."""
+BEFORE_END = 16
+"""Lines that are kept before the first error that a build server gives."""
 MAX_TRACE_LINES = 120
 
 _FOREIGN = re.compile(
@@ -99,7 +101,8 @@ class Reader:
                 continue
             self._keep(place, shapes, text)
             if matters(shape):
-                for near in range(max(place - AROUND, 0), min(place + AROUND + 1, end)):
+                before = BEFORE_END if shape.end_of_build else AROUND
+                for near in range(max(place - before, 0), min(place + AROUND + 1, end)):
                     self._keep(near, shapes, text)
                 if shape.exception or shape.frame:
                     self._keep_own_frame(place, shapes, text)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot import rules, signatures
-from midwatch.copilot.parsing import Level, clean, clip, parse
+from midwatch.copilot.parsing import Level, clean, clip, parse, strip_time
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
@@ -33,15 +33,43 @@ _DIGITS = b"0123456789"
 _DELIMITERS = b"\"',:;{}[]()=|<>&\t\r"
 _TO_WORDS = bytes(48 if code in _DIGITS else 32 if code in _DELIMITERS else code for code in range(256))
 _ACCESS = re.compile(r'" ([1-5]\d\d) (?:\d+|-)(?: |$)')
-_NUMBER = re.compile(r"(?<![\w.:,/\[-])\d+(?![\w.:/-])|(?<=\"level\":)\d+|^<\d+>|\d+(?=%)")
-_TELLING = re.compile(r"^(?:0|[45]\d\d|13\d|127|100|9\d|<\d+>)$")
+_NUMBER = re.compile(r"[ =(\"':]\d+(?:\.\d+(?=%))?(?![\w.:/-])")
+_DECIDES = frozenset(
+    ("0", "127", "100", *map(str, range(90, 100)), *map(str, range(130, 140)), *map(str, range(400, 600)))
+)
+_DECIDED_BY_NUMBERS = re.compile(
+    r"\" [1-5]\d\d |^<\d|\d ?%"
+    r"|(?:exit\w*|stat(?:us|e)|code|errno|signal|level|fail\w*|err(?:or)?s?|severity|priority|restarts?|dropped|lag|pauses?|took|averages?"
+    r"|returned|answered|responded|got|response|limit|problems?|vulnerabilities|timeouts?|throttled|rejected|deadlocks|http/\d\.\d)"
+    r"\W{0,4}(?:[a-z]+[ :=]{1,2}){0,2}\d"
+    r"|\d+(?: [a-z]+)? (?:fail|err|problem|tests?|vulnerab|nodes|warning|violation|restart)"
+)
+_MAYBE_TROUBLE = (
+    "err",
+    "fail",
+    "fatal",
+    "panic",
+    "excep",
+    "refus",
+    "denied",
+    "time",
+    "unable",
+    "cannot",
+    "not ",
+    "kill",
+    "lost",
+)
+"""Words that a line must hold to be told apart once a store is full."""
 _TROUBLE = re.compile(
-    r"err|fail|fatal|panic|exce(?:ption|eded)|refus|denied|timed? ?out|unable|cannot|could not|crit|kill|abort|lost|down|reset",
-    re.IGNORECASE,
+    r"error|fail(?:ed|ure|ing|s\b|\b)|fatal|\bpanic|exception|exceed|refus|\bden(?:ied|y|ies)\b|timed?[- ]?out|\bunable\b"
+    r"|\b(?:cannot|can'?t|could(?: not|n't)|does(?: not|n't)|did(?: not|n't)|is(?: not|n't)|won't|not (?:found|ready|allowed|permitted|available|responding|reachable|set))\b"
+    r"|critical|\bkill(?:ed|ing)?\b|abort|\blost\b|\bdown\b|\bresets?\b|expired?\b|\bfull\b|invalid|unknown|\bmissing\b|unreachable|unavailable"
+    r"|\bno (?:such|route|space|active|healthy|available|leader|quorum|endpoints?|space|response|nodes?|matching|tests?)\b|reject|dropp(?:ed|ing)\b|exhaust"
+    r"|\btoo (?:many|long|large|slow|old|few|small)\b|\bstuck\b|stall|crash|forbidden|unauthori[sz]ed|corrupt|conflict|unhealthy|overload|\bevict|throttl"
+    r"|deadlock|back-?off|mismatch|violat|insufficient|\bout of\b|limit reached|g(?:ave|iving) up|bad gateway|unexpected|misconfig|stale|lag(?:ging)?\b|behind\b"
+    r"|degraded|terminated|segfault|core dumped|undefined|unresolved|not (?:be|exist)|no longer|\bslow\b|blocked|exited with|non-?zero"
 )
-_NUMERIC_LITERALS = tuple(
-    sorted({literal for rule in rules.RULES if re.search(r"\\d|\d", rule.pattern.pattern) for literal in rule.literals})
-)
+"""Words that tell of trouble at any level: programs log much of it as information."""
 _ECHO = re.compile(r"^\S{0,40}\s*\+{1,2} \w")
 _FRAME = re.compile(
     r"^\s*(?:at [\w$.<>/@]+[ (:]|at async |File \"[^\"]{1,300}\", line \d+|\d+: 0x[0-9a-f]+|#\d+ |from \S{1,300}:\d+:in "
@@ -51,6 +79,10 @@ _EXCEPTION = re.compile(
     r"^(?:\w+ ){0,2}(?:Caused by: |Unhandled exception\.? )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::| \[|$)"
     r"|^panic: |^Exception in thread|^thread '.*' panicked|^fatal error: |^Unhandled exception|^Caused by: "
 )
+_DETAIL = re.compile(
+    r"^\s*(?:expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
+    re.IGNORECASE,
+)
 _NOISE = re.compile(r"^[\W_]*(?:\w{0,2}[\W_]*)$")
 
 
@@ -59,7 +91,8 @@ class Shape:
     """What is known of all lines of one wording. `hits` are signature rules (index, weight) that match it.
 
     `source` tells that the line prints a program's text and not its outcome; `marks` are the build server's words in
-    it, by bit; `variants` holds one shape for each meaning of its numbers, where these decide.
+    it, by bit; `trouble` that it speaks of trouble, whatever its level; `detail` that it says what
+    an assertion compared; `step` that a build's step begins; `variants` holds one shape for each meaning of its numbers, where these decide.
     """
 
     wording: Wording
@@ -73,6 +106,9 @@ class Shape:
     source: bool = False
     rollout: bool = False
     end_of_build: bool = False
+    trouble: bool = False
+    detail: bool = False
+    step: bool = False
     variants: dict[tuple[str, ...], Shape] | None = field(default=None, repr=False)
 
 
@@ -152,12 +188,15 @@ class TemplateStore:
         if not words:
             return self.blank
         full = len(self._by_words)
-        if full >= MAX_SHAPES and (full >= 2 * MAX_SHAPES or _TROUBLE.search(line[:MAX_KEY_BYTES]) is None):
+        if full >= MAX_SHAPES and (
+            full >= 2 * MAX_SHAPES or not any(word in line[:MAX_KEY_BYTES].lower() for word in _MAYBE_TROUBLE)
+        ):
             return self.rest
         shape = self._make(line, fresh)
-        lower = fresh[-1][1] if fresh else ""
-        if any(literal in lower for literal in _NUMERIC_LITERALS) and _numbers(line):
-            shape.variants = {_numbers(line): shape}
+        lower = fresh[-1][1]
+        if _DECIDED_BY_NUMBERS.search(lower) is not None:
+            numbers = _numbers(line)
+            shape.variants = {numbers: shape} if numbers else None
         self._by_words[words] = shape
         return shape
 
@@ -165,7 +204,7 @@ class TemplateStore:
         parsed = parse(line)
         message = parsed.message
         raw = line if len(line) < signatures.MAX_LINE_CHARS else clip(line, signatures.MAX_LINE_CHARS)
-        lower = clean(raw).lower()
+        lower = strip_time(clean(raw)).lower()
         frame = _FRAME.match(message) is not None
         shape = Shape(
             self.miner.add(message),
@@ -178,6 +217,9 @@ class TemplateStore:
             source=prints_source(line, message),
             rollout=any(word in lower for word in rules.ROLLOUT_LITERALS) and rules.ROLLOUT.search(lower) is not None,
             end_of_build="##[error]" in lower or "build failure" in lower,
+            trouble=_tells_of_trouble(message.lower()),
+            detail=_DETAIL.match(message) is not None,
+            step="##[group]run " in lower,
         )
         fresh.append((shape, lower))
         return shape
@@ -219,6 +261,12 @@ class _Words(dict[bytes, bytes]):
         return counts
 
 
+def _tells_of_trouble(lower: str) -> bool:
+    """Whether a message says that something went wrong, and does not take it back."""
+    text = lower[:MAX_KEY_BYTES]
+    return _TROUBLE.search(text) is not None and rules.NEGATED.search(text) is None
+
+
 def prints_source(line: str, message: str) -> bool:
     """Whether a line shows a script's text (build servers echo what they will run), which is not its outcome."""
     return (
@@ -233,9 +281,6 @@ def _numbers(line: str) -> tuple[str, ...]:
     access = _ACCESS.search(line) if '" ' in line else None
     if access is not None:
         return (access[1],)
-    return tuple(
-        [
-            number if _TELLING.match(number) else "0000" if len(number) > 3 else "1"
-            for number in _NUMBER.findall(line[:MAX_KEY_BYTES])
-        ]
-    )
+    found = [number[1:] for number in _NUMBER.findall(line[:MAX_KEY_BYTES])]
+    priority = [line[1:4]] if line[:1] == "<" else []
+    return tuple(priority + [number if number in _DECIDES else "0000" if len(number) > 3 else "1" for number in found])

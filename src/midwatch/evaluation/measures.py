@@ -36,13 +36,13 @@ class Measure:
 
 def measure(verdicts: Sequence[Verdict], *, seed: int = 0) -> dict[str, Measure]:
     """Every number of one column on one set, by key, in the order in which they are shown."""
-    found = [
-        *_category(verdicts, seed),
-        *_false_alarms(verdicts, seed),
-        *_lines(verdicts, seed),
-        *_confidence(verdicts, seed),
-        *_spent(verdicts, seed),
-    ]
+    found = [*answers(verdicts, seed=seed).values(), *_confidence(verdicts, seed), *_spent(verdicts, seed)]
+    return {item.key: item for item in found}
+
+
+def answers(verdicts: Sequence[Verdict], *, seed: int = 0) -> dict[str, Measure]:
+    """The numbers that judge answers and lines, without those of confidence, time and money."""
+    found = [*_category(verdicts, seed), *_false_alarms(verdicts, seed), *_lines(verdicts, seed)]
     return {item.key: item for item in found}
 
 
@@ -176,8 +176,15 @@ def _confidence(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
             unit="share",
             interval=redrawn(ece, confidence, right, seed=seed),
             cases=len(right),
-            note=f"{BINS} bins of equal mass, {of_named}; a perfectly calibrated column would show "
-            f"{ece_floor(confidence, seed=seed):.3f} by chance",
+            note=f"{BINS} bins of equal mass, {of_named}",
+        ),
+        Measure(
+            key="ece_floor",
+            name="calibration error by chance alone",
+            unit="share",
+            interval=_exactly(ece_floor(confidence, seed=seed)) if right else None,
+            cases=len(right),
+            note="what a perfectly calibrated column of these confidences would show",
         ),
         Measure(
             key="brier",
@@ -233,6 +240,13 @@ def scores(verdicts: Sequence[Verdict]) -> tuple[list[float], list[float]]:
     """Confidence and right (1 or 0) of each labelled incident for which a cause was named."""
     judged = [item for item in verdicts if item.labelled and item.answered]
     return [item.confidence for item in judged], [float(item.right) for item in judged]
+
+
+def share_right(verdicts: Sequence[Verdict]) -> Interval:
+    """The share of labelled incidents that are right, with its exact interval."""
+    judged = [item.right for item in verdicts if item.labelled]
+    low, high = clopper_pearson(sum(judged), len(judged))
+    return Interval(value=sum(judged) / len(judged), low=low, high=high)
 
 
 def ece(confidence: Floats, right: Floats) -> float | None:

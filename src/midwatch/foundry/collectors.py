@@ -183,4 +183,8 @@ WEIGHTS: dict[str, int] = {
     "labelled": 4,
 }
 """How often each collector is met."""
+OF_SYSLOG = frozenset(("syslog", "rfc5424", "journal"))
+"""Collectors that write host and program before each line, so that a program need not."""
+OF_MACHINES = OF_SYSLOG | {"raw", "store-json", "labelled"}
+"""Collectors of what is no container: the kernel, the node's services, the cluster's control plane."""
 _SEVERITY = {"fatal": 2, "error": 3, "warn": 4, "info": 6, "debug": 7}

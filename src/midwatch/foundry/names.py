@@ -49,6 +49,10 @@ class Cast:
             self._names[slot] = f"{service}-{self._source.randrange(3)}" if stateful else f"{service}-{middle}-{tail}"
         return self._names[slot]
 
+    def is_service(self, name: str) -> bool:
+        """Whether a name stands for a service."""
+        return any(value == name and slot.startswith("service") for slot, value in self._names.items())
+
     def aliases_of(self, name: str) -> tuple[str, ...]:
         """Other names of the same thing that a log may show: a service's pod, a pod's service, a host's short name."""
         found: list[str] = []

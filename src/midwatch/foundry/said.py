@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from midwatch.foundry.bank import message_of
-from midwatch.foundry.collectors import Voice
+from midwatch.foundry.collectors import OF_SYSLOG, Voice
 from midwatch.foundry.names import Cast, Printing
 from midwatch.foundry.pools import listed
+from midwatch.foundry.recording import Recording
 from midwatch.foundry.shapes import MERGING, POSTGRES_TITLES, Printer, Who, printer
 
 Role = Literal["truth", "symptom", "before", "healthy", "recovery", "consequence", "injected", "secret", "other_fault"]
@@ -37,6 +38,14 @@ class Stage:
     voices: dict[str, Voice] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
     namespace: str = "default"
+    collector: str = "raw"
+    renamed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def names_for(self, recording: Recording) -> dict[str, str]:
+        """The new names for the old ones of a recording, the same each time that it is played here."""
+        if recording.id not in self.renamed:
+            self.renamed[recording.id] = self.cast.rename(recording.names)
+        return self.renamed[recording.id]
 
     def voice(self, key: str, program: str, service: str = "", host: str = "") -> Voice:
         """The voice of a program, made at its first use. A service without a name gets one that fits the program."""
@@ -53,13 +62,15 @@ class Stage:
         return self.voices[key]
 
     def _service_of(self, program: str) -> str:
-        if program in _SERVERS:
+        if program in MACHINERY:
+            return _TAGS.get(program, program)
+        if is_infrastructure(program):
             word = self.cast.another("service").split("-")[0]
             return self.source.choice((program, f"{word}-{program}", f"{program}-{self.source.randint(0, 2)}"))
         return self.cast.another("service")
 
     def _tag(self, program: str, service: str) -> str:
-        return _TAGS.get(program, program if program in _SERVERS else service)
+        return _TAGS.get(program, program if is_infrastructure(program) else service)
 
     def _host(self) -> str:
         if not self.hosts or (len(self.hosts) < 6 and self.source.random() < 0.3):
@@ -74,14 +85,30 @@ class Speech:
         self._stage = stage
         self.voice = voice
         self.shape = shape
-        who = Who(service=voice.service, program=voice.program, host=voice.host, pid=voice.pid)
+        host = "" if stage.collector in OF_SYSLOG else voice.host
+        who = Who(service=voice.service, program=voice.program, host=host, pid=voice.pid)
         self._print: Printer = printer(shape, who, stage.source)
 
-    def say(self, texts: Sequence[str], at: float, *, role: Role, level: str, printing: Printing) -> list[Said]:
-        """Say messages one after the other from a moment on."""
+    def say(
+        self,
+        texts: Sequence[str],
+        at: float,
+        *,
+        role: Role,
+        level: str,
+        printing: Printing,
+        tells: Callable[[str], bool] = lambda text: True,
+    ) -> list[Said]:
+        """Say messages one after the other from a moment on. Lines that tell nothing are no truth but a symptom."""
         lines: list[Said] = []
         for message in messages(texts):
-            lines += self.lines(message, at, level=level, role=role, printing=printing)
+            said = self.lines(message, at, level=level, role=role, printing=printing)
+            if role == "truth" and len(said) == len(message):
+                said = [
+                    item if tells(text) else replace(item, role="symptom")
+                    for item, text in zip(said, message, strict=True)
+                ]
+            lines += said
             at += 10 ** self._stage.source.uniform(-3, 0.8)
         return lines
 
@@ -115,6 +142,11 @@ class Speech:
         return lambda at: self._print(level, text, at)
 
 
+def is_infrastructure(program: str) -> bool:
+    """Whether a program (or the tag that it logs under) serves others and is no service of a team's own."""
+    return program in INFRASTRUCTURE or program in _TAGS.values()
+
+
 def messages(texts: Sequence[str]) -> list[list[str]]:
     """Texts of the bank in messages: each with the texts that continue it (a stack trace)."""
     grouped: list[list[str]] = []
@@ -136,13 +168,14 @@ _SERVERS = frozenset(
     """)
 )
 """Programs that are often called by their own name."""
-INFRASTRUCTURE = _SERVERS | frozenset(
+MACHINERY = frozenset(
     listed("""
     kubernetes kubelet kube-scheduler kube-controller-manager kube-apiserver kube-proxy linux kernel systemd containerd
     docker dockerd openssh sshd cert-manager istio argo flux ingress-nginx cluster-autoscaler aws gcp azure
     """)
 )
-"""Programs that speak of services, and are none of them."""
+"""Programs of the machine and the cluster: they speak of services, and are none."""
+INFRASTRUCTURE = _SERVERS | MACHINERY
 _TAGS = {
     "kubernetes": "kubelet",
     "linux": "kernel",
@@ -153,4 +186,8 @@ _TAGS = {
     "docker": "dockerd",
     "mariadb": "mariadbd",
     "mongodb": "mongod",
+    "redis": "redis-server",
+    "rabbitmq": "rabbitmq-server",
+    "nats": "nats-server",
+    "mysql": "mysqld",
 }

@@ -81,10 +81,11 @@ class Told:
     """What a fault says about what it did; `staged` makes a recording of it and of what was heard.
 
     `truth` are patterns of lines that show the cause at or after `broke_at`; `late` are further patterns with their
-    own moment (what shows a recovery only after it). `hide` maps texts of this machine to what an installation prints.
+    own moment (what shows a recovery only after it). Lines after `ended_at` (our own tidying up) are left out. `hide` maps texts of this machine to what an installation prints.
     """
 
     cause: str
+    ended_at: float
     entity: str = ""
     truth: Sequence[str] = ()
     broke_at: float | None = None
@@ -111,8 +112,10 @@ def staged(
 
     def record(place: Place, rng: random.Random) -> Recording:
         told = body(place, rng)
-        lines = place.lines(told.truth, since=told.broke_at or 0.0, hide={**_paths(), **told.hide})
-        lines = tuple(replace(line, truth=line.truth or _late(line, told.late)) for line in lines)
+        heard = place.lines(told.truth, since=told.broke_at or 0.0, hide={**_paths(), **told.hide})
+        lines = tuple(
+            replace(line, truth=line.truth or _late(line, told.late)) for line in heard if line.at <= told.ended_at
+        )
         everything = "\n".join(f"{line.source} {line.text}" for line in lines)
         return Recording(
             id=f"{name}-{rng.getrandbits(32):08x}",
@@ -272,30 +275,36 @@ def serve(
     return place.start(service, (sys.executable, "-u", "service.py", str(path)), cwd=home)
 
 
-def certificates(place: Place, rng: random.Random, *, host: str, lasts_s: float, user: str | None = None) -> Path:
-    """A folder with `ca.crt`, `server.crt` and `server.key`, where the server's certificate expires in `lasts_s`."""
+def certificate(place: Place, name: str, *, host: str, lasts_s: float, user: str | None = None) -> Path:
+    """Make `name.crt` and `name.key` in the folder `tls` of the place, beside the `ca.crt` that signed them.
+
+    They are for `host` and expire in `lasts_s` (whole seconds, rounded down). Returns the folder; `user` may read it.
+    """
     folder = place.folder / "tls"
     folder.mkdir(exist_ok=True)
-    (folder / "index.txt").write_text("")
-    (folder / "serial").write_text(f"{rng.getrandbits(40):010X}\n")
-    (folder / "ca.cnf").write_text(
-        "[ca]\ndefault_ca=x\n[x]\ndatabase=index.txt\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n"
-        f"x509_extensions=e\n[p]\ncommonName=supplied\n[e]\nsubjectAltName=DNS:{host},DNS:localhost,IP:127.0.0.1\n"
-    )
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    until = time.strftime("%y%m%d%H%M%SZ", time.gmtime(time.time() + lasts_s))
-    since = time.strftime("%y%m%d%H%M%SZ", time.gmtime(time.time() - 90 * 86400))
-    for command in (
-        ("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "3650", "-subj", "/CN=Internal CA"),
-        ("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", f"/CN={host}"),
-        *(
-            (
-                ("ca", "-batch", "-config", "ca.cnf", "-cert", "ca.crt", "-keyfile", "ca.key", "-in", "server.csr")
-                + ("-out", "server.crt", "-notext", "-startdate", since, "-enddate", until)
-            ),
-        ),
-    ):
+    commands = [
+        ("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={host}"),
+        ("ca", "-batch", "-config", "ca.cnf", "-cert", "ca.crt", "-keyfile", "ca.key", "-in", f"{name}.csr", "-notext")
+        + ("-out", f"{name}.crt", "-startdate", _openssl_time(-90 * 86400), "-enddate", _openssl_time(lasts_s)),
+    ]
+    if not (folder / "ca.crt").exists():
+        (folder / "index.txt").write_text("")
+        (folder / "ca.cnf").write_text(
+            "[ca]\ndefault_ca=x\n[x]\ndatabase=index.txt\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\nrand_serial=yes\n"
+            "unique_subject=no\nx509_extensions=e\n[p]\ncommonName=supplied\n"
+            f"[e]\nsubjectAltName=DNS:{host},DNS:localhost,IP:127.0.0.1\n"
+        )
+        ca = ("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "3650", "-subj", "/CN=Internal CA")
+        commands.insert(0, ca)
+    for command in commands:
         quietly(("openssl", *command), what="openssl", cwd=folder)
-    (folder / "server.key").chmod(0o600)
-    give(folder, user)
+    (folder / f"{name}.key").chmod(0o600)
+    for path in (folder / f"{name}.key", folder / f"{name}.crt"):
+        give(path, user)
+    folder.chmod(0o755)
     return folder
+
+
+def _openssl_time(from_now_s: float) -> str:
+    return time.strftime("%y%m%d%H%M%SZ", time.gmtime(time.time() + from_now_s))

@@ -36,6 +36,10 @@ _NAMED = {
 _CLASSES = {state: type(name, (DatabaseError,), {}) for state, name in _NAMED.items()}
 
 
+_SILENT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)
+_ignore = _SILENT(lambda _, __: None)
+
+
 def _library() -> ctypes.CDLL:
     pq = ctypes.CDLL("libpq.so.5")
     pq.PQconnectdb.restype = pq.PQexec.restype = ctypes.c_void_p
@@ -44,6 +48,7 @@ def _library() -> ctypes.CDLL:
         getattr(pq, name).argtypes = [ctypes.c_void_p]
     pq.PQexec.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     pq.PQresultErrorField.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    pq.PQsetNoticeProcessor.argtypes = [ctypes.c_void_p, _SILENT, ctypes.c_void_p]
     return pq
 
 
@@ -57,6 +62,7 @@ class Session:
             message = self._pq.PQerrorMessage(self._connection).decode().rstrip()
             self.close()
             raise OperationalError(message)
+        self._pq.PQsetNoticeProcessor(self._connection, _ignore, None)
 
     def run(self, statement: str) -> None:
         """Run a statement; its rows are dropped. Raises `DatabaseError` with the server's words."""
@@ -68,9 +74,9 @@ class Session:
             state = (self._pq.PQresultErrorField(result, _SQLSTATE) or b"").decode()
         finally:
             self._pq.PQclear(result)
-        if not state or self._pq.PQstatus(self._connection) != 0:
-            raise OperationalError(message.removeprefix("ERROR:  "))
-        raise _CLASSES.get(state, DatabaseError)(message.removeprefix("ERROR:  "))
+        broken = not state or self._pq.PQstatus(self._connection) != 0
+        error = OperationalError if broken else _CLASSES.get(state, DatabaseError)
+        raise error(message.removeprefix("ERROR:  "))
 
     def close(self) -> None:
         """Close the connection."""

@@ -33,7 +33,7 @@ class Service:
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
         self.driver = importlib.import_module(plan["driver"])
-        self.log = logging.getLogger(plan["service"].replace("-", "_"))
+        self.log = logging.getLogger(plan["service"])
         self.stopping = threading.Event()
 
     def serve(self) -> None:

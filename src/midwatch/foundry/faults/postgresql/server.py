@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from midwatch.foundry.place import Place
-from midwatch.foundry.stage import Cast, Route, Told, certificates, give, quietly, serve, user_if_root
+from midwatch.foundry.stage import Cast, Route, Told, give, quietly, serve, user_if_root
 
 NEEDS = ("postgres", "initdb", "psql")
 ADMIN = "postgres"
@@ -128,6 +128,7 @@ class Cluster:
         if int(cast.version.split(".")[1]) % 2:  # as libpq prints a server that it found by name
             hide = {'server at "127.0.0.1"': f'server at "{cast.host}" ({cast.address})', **hide}
         given: dict[str, object] = {
+            "ended_at": self.place.now,
             **values,
             "names": {**names, **_as_texts(values.get("names"))},
             "hide": {**_as_texts(values.get("hide")), **hide},
@@ -166,8 +167,9 @@ def make(
     shown: str = "postgres",
     rows: int = 100,
     wal_mb: int = 16,
+    also: str = "",
 ) -> Cluster:
-    """Make a cluster with the cast's role, database and table of `rows` rows. It is not started."""
+    """Make a cluster with the cast's role, database and table of `rows` rows, and what the statements `also` make."""
     user = user_if_root("postgres")
     folder = data or place.folder / "pgdata"
     folder.mkdir(exist_ok=True)
@@ -205,11 +207,11 @@ def make(
     (folder / "postgresql.conf").write_text(text, encoding="utf-8")
     (folder / "pg_hba.conf").write_text(f"local all {ADMIN} trust\n" + hba, encoding="utf-8")
     give(folder, user)
-    _fill(cluster, rows)
+    _fill(cluster, rows, also)
     return cluster
 
 
-def _fill(cluster: Cluster, rows: int) -> None:
+def _fill(cluster: Cluster, rows: int, also: str) -> None:
     """The role, the database and the table, made with nobody listening."""
     cast = cluster.cast
     statements = (
@@ -218,14 +220,16 @@ def _fill(cluster: Cluster, rows: int) -> None:
             cast.database,
             f"CREATE TABLE {cast.table} (id serial PRIMARY KEY, note text, state text DEFAULT 'new', "
             "amount int DEFAULT 1, created_at timestamptz DEFAULT now());\n"
-            f"INSERT INTO {cast.table} (note) SELECT 'note ' || n FROM generate_series(1, {rows}) n;\n"
+            f"INSERT INTO {cast.table} (note) SELECT 'note ' || n FROM generate_series(1, {rows}) n;\n{also}"
+            f"ALTER TABLE {cast.table} OWNER TO {cast.user};\n"
             f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {cast.user};\n"
             f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {cast.user};\n",
         ),
     )
+    settings = ("-c", "log_checkpoints=off", "-c", "max_locks_per_transaction=400")
     for database, text in statements:
         done = subprocess.run(
-            (_program("postgres"), "--single", "-j", "-D", str(cluster.data), "-c", "log_checkpoints=off", database),
+            (_program("postgres"), "--single", "-j", "-D", str(cluster.data), *settings, database),
             input=text.replace(";\n", ";\n\n"),
             text=True,
             capture_output=True,
@@ -234,8 +238,3 @@ def _fill(cluster: Cluster, rows: int) -> None:
             cwd=cluster.data,
         )
         assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
-
-
-def expiring(cluster: Cluster, rng: random.Random, *, lasts_s: float) -> Path:
-    """Certificates of the server in the place's `tls` folder, the server's own expiring in `lasts_s`."""
-    return certificates(cluster.place, rng, host=cluster.cast.host, lasts_s=lasts_s, user=cluster.user)
