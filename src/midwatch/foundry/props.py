@@ -242,7 +242,9 @@ def name_server(address: str, code: int | None) -> Iterator[None]:
         try:
             listener.bind((address, 53))
         except OSError as error:
-            raise FoundryError(f"No name server can listen on {address}: {error}.", "Record this fault as root.") from error
+            raise FoundryError(
+                f"No name server can listen on {address}: {error}.", "Record this fault as root."
+            ) from error
         done = threading.Event()
         listener.settimeout(0.05)
 

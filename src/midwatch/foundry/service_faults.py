@@ -201,7 +201,7 @@ def bad_setting(service: Service, kit: Kit) -> Recording:
     name, value, error = service.rng.choice(kit.settings)
     name = render(name, service.words)
     if value == "FILE":
-        value = str(service.place.write("limits.json", "{\n  \"queue\": 200,\n}\n"))
+        value = str(service.place.write("limits.json", '{\n  "queue": 200,\n}\n'))
         service.hide[value] = f"/etc/{service.name}/limits.json"
     with ExitStack() as stack:
         _with_good_dependency(service, stack)
@@ -249,7 +249,12 @@ def bad_release(service: Service, kit: Kit) -> Recording:
             service.start(**env)
             service.ready()
             service.traffic().send(service.rng, service.rng.uniform(1.2, 2.2))
-        truth = [service.said("replaced"), r"(?i)\brollout of", render(release.error, service.words), _where(kit, service, release.function)]
+        truth = [
+            service.said("replaced"),
+            r"(?i)\brollout of",
+            render(release.error, service.words),
+            _where(kit, service, release.function),
+        ]
         return service.record(
             category="deploy_regression", accepted=("code_defect_crash",), truth=truth, broke_at=broke_at, severity="critical",
             alert="restarts" if release.at_start else "errors", names={before: "version", after: "version"},
@@ -519,7 +524,9 @@ def busy(service: Service, kit: Kit) -> Recording:
         _calm(service)
         broke_at = service.place.now
         search = [("GET", kit.slow_search(service.rng), "") for _ in range(3)]
-        service.traffic([*service.calls(), *search], workers=6, timeout_s=4).send(service.rng, service.rng.uniform(3.5, 5.0))
+        service.traffic([*service.calls(), *search], workers=6, timeout_s=4).send(
+            service.rng, service.rng.uniform(3.5, 5.0)
+        )
         return service.record(
             category="cpu_saturation", truth=[service.said("busy")], broke_at=broke_at, alert="latency",
             cause="{service} uses all of its CPU, so that requests wait",
@@ -549,7 +556,9 @@ def failing_probe(service: Service, kit: Kit) -> Recording:
             service.ready()
             _calm(service, least=0.3, most=0.6)
             watcher.probing(process, why, port=service.port)
-        truth = [r"(?i)probe failed|health check (of \S+ )?failed|did not pass|failed liveness|unhealthy|health checks failed|failed checks"]
+        truth = [
+            r"(?i)probe failed|health check (of \S+ )?failed|did not pass|failed liveness|unhealthy|health checks failed|failed checks"
+        ]
         return service.record(
             category="health_probe", truth=[*truth, service.said("unready")], broke_at=broke_at, alert="restarts",
             cause="the health check of {service} fails, so it is restarted",
@@ -599,7 +608,9 @@ SCENES: Mapping[str, tuple[str, Scene, tuple[str, ...]]] = {
 """Name, category, how it is done, and what it needs."""
 
 
-def faults_of(kit: Kit, scenes: Mapping[str, tuple[str, Scene, tuple[str, ...]]], needs: tuple[str, ...]) -> list[Fault]:
+def faults_of(
+    kit: Kit, scenes: Mapping[str, tuple[str, Scene, tuple[str, ...]]], needs: tuple[str, ...]
+) -> list[Fault]:
     """The scenes, done with a kit, as faults."""
 
     def fault(name: str, category: str, scene: Scene, more: tuple[str, ...]) -> Fault:

@@ -115,7 +115,9 @@ class Service:
 
     def ready(self, *, timeout_s: float = 30.0) -> None:
         """Wait until it answers. Raises `FoundryError` if it does not."""
-        self.place.wait_until(lambda: ask(self.port, "/healthz") > 0, timeout_s=timeout_s, what=f"{self.name} answering")
+        self.place.wait_until(
+            lambda: ask(self.port, "/healthz") > 0, timeout_s=timeout_s, what=f"{self.name} answering"
+        )
 
     def depends_on(self, port: int, scheme: str = "http") -> None:
         """Make it depend on what listens on a port of this machine; the lines show a host of its own."""
@@ -142,7 +144,9 @@ class Service:
         rare = [("GET", path, "") for path in ("/favicon.ico", "/robots.txt", f"/{noun}s/archive")]
         return [*posts, *[("GET", f"/{noun}s", "")] * 4, self.rng.choice(rare)]
 
-    def traffic(self, calls: Sequence[Call] | None = None, *, rate: float = 0.0, workers: int = 3, timeout_s: float = 1.5) -> Traffic:
+    def traffic(
+        self, calls: Sequence[Call] | None = None, *, rate: float = 0.0, workers: int = 3, timeout_s: float = 1.5
+    ) -> Traffic:
         """Callers of this service."""
         return Traffic(port=self.port, calls=calls or self.calls(), rate=rate or self.rng.uniform(8, 25), workers=workers,
                        timeout_s=timeout_s)  # fmt: skip
@@ -176,7 +180,10 @@ class Service:
 
     def _swaps(self) -> dict[str, str]:
         port = str(8000 + self.rng.randrange(100) * 10)
-        folder = {str(self.place.folder / "app"): self.rng.choice(ROOTS), str(self.place.folder): "/var/lib/" + self.name}
+        folder = {
+            str(self.place.folder / "app"): self.rng.choice(ROOTS),
+            str(self.place.folder): "/var/lib/" + self.name,
+        }
         return {**folder, **self.hide, **self.runtime.swaps(self.place), f"127.0.0.1:{self.port}": f"0.0.0.0:{port}",
                 f":{self.port}": f":{port}", f"{self.port}": port}  # fmt: skip
 
@@ -217,7 +224,10 @@ def version(rng: random.Random) -> tuple[str, str]:
 
 def good_order(rng: random.Random) -> dict[str, object]:
     """An order that our services accept."""
-    lines = [{"price": f"{rng.randrange(1, 300)}.{rng.randrange(100):02d}", "quantity": rng.randrange(1, 5)} for _ in range(2)]
+    lines = [
+        {"price": f"{rng.randrange(1, 300)}.{rng.randrange(100):02d}", "quantity": rng.randrange(1, 5)}
+        for _ in range(2)
+    ]
     body: dict[str, object] = {
         "lines": lines,
         "customer": {"name": "A. Reader", "address": {"country": rng.choice(("DE", "FR", "US"))}},

@@ -48,7 +48,7 @@ STYLES: dict[str, dict[str, str]] = {
         "killed": "PM2      | {iso}: PM2 log: App [{name}:0] exited with code [0] via signal [{signal}]",
         "stopping": "PM2      | {iso}: PM2 log: Stopping app:{name} id:0",
         "again": "PM2      | {iso}: PM2 log: App [{name}:0] starting in -fork mode-",
-        "gave_up": "PM2      | {iso}: PM2 log: Script {name} had too many unstable restarts ({count}). Stopped. \"errored\"",
+        "gave_up": 'PM2      | {iso}: PM2 log: Script {name} had too many unstable restarts ({count}). Stopped. "errored"',
         "probe": "PM2      | {iso}: PM2 health: {name} did not pass ({why})",
         "probe_kill": "PM2      | {iso}: PM2 health: restarting {name} after {count} failed checks",
     },
@@ -110,7 +110,9 @@ class Supervisor:
         else:
             self.say("exited", code=code)
 
-    def probing(self, process: subprocess.Popen[bytes], why: str, *, port: int, failures: int = 3, pause_s: float = 0.3) -> bool:
+    def probing(
+        self, process: subprocess.Popen[bytes], why: str, *, port: int, failures: int = 3, pause_s: float = 0.3
+    ) -> bool:
         """Probe until it failed so many times in a row, then stop the program. False if it passes instead.
 
         `why` is what is said of a probe that nothing answered.

@@ -34,7 +34,9 @@ def connection_slots(place: Place, rng: random.Random) -> Told:
         place.stop(leak)
         mended = place.now
         let_run(rng, 1.0, 2.0)
-    what = {"server": f"all {limit} connections", "role": "the role's connections", "database": "its connections"}[where]
+    what = {"server": f"all {limit} connections", "role": "the role's connections", "database": "its connections"}[
+        where
+    ]
     return cluster.told(
         cause=f"{what} of PostgreSQL at {who.host} are in use, held by {who.other}, so new clients are refused",
         entity=who.user if where == "role" else who.database,
@@ -164,5 +166,3 @@ def shared_memory(place: Place, rng: random.Random) -> Told:
         accepted=("config_env_error",),
         alert=rng.choice((("HighErrorRate", f"{who.other} fails"), ("PostgresqlErrors", f"Errors on {who.host}"))),
     )
-
-
