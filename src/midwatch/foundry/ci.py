@@ -35,7 +35,7 @@ _COMMANDS = (
 def job(story: Story, stage: Stage, healthy: Sequence[Recording | Entry], room: int, part: Part | None) -> list[Said]:
     """The lines of a job in which a story happens, in order; about `room` lines besides the story's own."""
     source = stage.source
-    system = _system(stage, part)
+    system = _system(story.program, stage, part)
     voice = stage.voice("runner", "runner")
     at = story.lines[0].at - source.uniform(40, 1200)
     told = Printing(stage.cast, source, {"exit": str(source.choice((1, 1, 1, 2, 101, 127, 137)))})
@@ -126,9 +126,11 @@ def _names(stage: Stage) -> dict[str, str]:
     return {kind: MAKERS[kind](stage.source) for kind in ("pkg", "func", "test", "file")}
 
 
-def _system(stage: Stage, part: Part | None) -> dict[str, Any]:
-    """A CI system that this part may meet: those of no other part, the plain ones most often."""
+def _system(program: str, stage: Stage, part: Part | None) -> dict[str, Any]:
+    """A CI system that this part may meet: the program itself if it is one, else the plain ones most often."""
     systems: dict[str, dict[str, Any]] = _texts()["system"]
+    if program in systems:
+        return systems[program]
     own = [
         system
         for system in systems.values()

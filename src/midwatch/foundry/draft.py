@@ -12,7 +12,7 @@ from midwatch.foundry.bank import FALSE_ALARM, Entry
 from midwatch.foundry.collectors import ALONE, OF_MACHINES, WEIGHTS, Collector, collector
 from midwatch.foundry.names import Cast
 from midwatch.foundry.neighbours import arrivals, chatter, consequences, felt, recovery
-from midwatch.foundry.said import MACHINERY, Role, Said, Stage, is_infrastructure
+from midwatch.foundry.said import MACHINERY, Role, Said, Stage
 from midwatch.foundry.shelves import Shelves
 from midwatch.foundry.split import Part
 from midwatch.foundry.stories import CI_PREFIX, Story, tell
@@ -61,13 +61,15 @@ class Draft:
         if story is None:
             return self.stage.cast.name("service")
         service = next((name for name in (story.entity, *cast.aliases_of(story.entity)) if cast.is_service(name)), "")
-        if service or not is_infrastructure(story.voice.program):
+        if service or story.voice.own:
             return service or story.voice.service
         return story.services[0] if story.services else cast.name("service")
 
     @property
     def hurt(self) -> str:
         """The service that people look at first: often one that only feels it."""
+        if self.story is not None and self.story.ci:
+            return self.stage.cast.name("repo").split("/")[-1]
         feels = [said.voice.service for said in self.lines if said.role == "consequence"]
         if feels and self.stage.source.random() < 0.7:
             return self.stage.source.choice(feels)
@@ -223,7 +225,7 @@ def _plant(made: Draft, category: str) -> None:
     for role, (trait, text_at) in planted.items():
         if made.room < 2 or not _given(trait, source):
             continue
-        users = [voice for voice in made.stage.voices.values() if not is_infrastructure(voice.program)]
+        users = [voice for voice in made.stage.voices.values() if voice.own]
         voices = users or list(made.stage.voices.values())
         for _ in range(source.choice((1, 1, 2, 3))):
             at = source.uniform(made.begin, made.end)

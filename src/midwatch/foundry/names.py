@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 
 from midwatch.errors import FoundryError
@@ -17,6 +18,8 @@ _KEPT = frozenset(
     """)
 )
 """Words that are a program's own as often as a name, so that replacing them would spoil its messages."""
+_HTTP_METHOD = re.compile(r"\{method\}(?= (?:/|https?:|\{path|\{url))")
+"""A method of HTTP, by what follows it; elsewhere `{method}` is one of a class."""
 _POD_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -112,7 +115,7 @@ class Printing:
         if "{" not in text:
             return text
         self._times = LazyForms(at)
-        return slots.fill(text, self._value, self._source)
+        return slots.fill(_HTTP_METHOD.sub("{?GET|GET|GET|POST|PUT|DELETE}", text), self._value, self._source)
 
     def _value(self, kind: str, slot: str) -> str:
         if kind in slots.TIMES:

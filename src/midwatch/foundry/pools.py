@@ -128,8 +128,9 @@ def _database(source: random.Random) -> str:
 
 
 def _file(source: random.Random) -> str:
-    ending = source.choice((".py", ".go", ".ts", ".js", ".java", ".yaml", ".rb"))
-    return f"{source.choice(('src', 'lib', 'app', 'internal', 'pkg'))}/{_word(source)}/{source.choice(_VERBS)}{ending}"
+    """A file's name without its ending."""
+    folder = f"{_word(source)}/" if source.random() < 0.5 else ""
+    return f"{folder}{source.choice(_VERBS)}_{_word(source)}"
 
 
 def _path(source: random.Random) -> str:
