@@ -81,7 +81,7 @@ def search(
 ) -> None:
     """What a diagnosis of this text would be shown beside."""
     from midwatch.cli import remembering
-    from midwatch.copilot.recall import Question
+    from midwatch.copilot.findable import Question
 
     with remembering.open_store() as (settings, store):
         found = remembering.recall(settings, store).search(Question(alert=text), k)
