@@ -108,11 +108,11 @@ def draft(source: random.Random, category: str, shelves: Shelves, part: Part | N
         target=target,
         begin=story.lines[0].at,
         end=max(said.at for said in story.lines),
-        collect=ci.collector_for(stage) if story.ci else collector(stage.collector, source),
+        collect=collector(stage.collector, source),
         lines=list(story.lines),
     )
     if story.ci:
-        made.lines = ci.job(story, stage, shelves.healthy_jobs(), made.room, part)
+        made.lines, made.collect = ci.job(story, stage, shelves.healthy_jobs(), made.room, part)
         made.begin, made.end = made.lines[0].at, made.lines[-1].at
         _plant(made, story.category)
     else:

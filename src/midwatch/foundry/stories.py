@@ -168,7 +168,7 @@ def _cycles(entry: Entry, source: random.Random, limit: int) -> int:
 def _repeats(entry: Entry, source: random.Random, room: int) -> int:
     """How often the telling lines come: once for most, many times for what is tried again and again."""
     size = len(entry.lines) + len(entry.symptoms)
-    if entry.kind == "false_alarm" or source.random() < 0.55:
+    if entry.kind == "false_alarm" or in_ci(entry) or source.random() < 0.55:
         return 1
     most = max(1, min(40, room // (2 * size)))
     return source.randint(1, source.choice((2, 4, 8, most)) if most > 8 else most)
