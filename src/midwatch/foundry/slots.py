@@ -59,7 +59,7 @@ def problems(text: str) -> Iterator[str]:
             yield f"{found[0]} gives a range to a slot that is no number; numbers are {', '.join(sorted(NUMBERS))}."
         elif int(found["low"]) > int(found["high"]):
             yield f"{found[0]} has a range that ends before it begins."
-    bare = _SLOT.sub(lambda found: "" if found["kind"] is None or found["kind"] in KINDS else found[0], text)
+    bare = _SLOT.sub(lambda found: " " if found["kind"] is None or found["kind"] in KINDS else found[0], text)
     for word in _WORD.findall(bare):
         yield f"{{{word}}} is not a slot; a literal one is written {{{{{word}}}}}."
 
