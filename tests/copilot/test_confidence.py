@@ -1,84 +1,110 @@
-"""Confidence rises with what can be checked and falls with what contradicts; it never takes a model's word."""
+"""Confidence weighs what the rules and a model say; a fit makes it a probability, and nobody is taken at their word."""
 
 from __future__ import annotations
-
-from math import log
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midwatch.copilot.confidence import MAX_CONFIDENCE, MAX_UNKNOWN, action_of, confidence_of, token_margin_of
-from midwatch.copilot.model import Ranked
-from midwatch.gateway.wire import TokenLogprob
+from midwatch.copilot import opinion
+from midwatch.copilot.confidence import (
+    CHOICE,
+    LEAST_ACCEPTED,
+    MAX_CONFIDENCE,
+    SIGNALS,
+    Calibration,
+    action_of,
+    choice_features,
+    choose,
+    judge,
+    known_words,
+    word_hash,
+)
+from midwatch.copilot.model import Evidence, EvidenceLine, Ranked
+from midwatch.copilot.taxonomy import IDS
 
 
-def ranked(*pairs: tuple[str, float]) -> list[Ranked]:
-    return [Ranked(category=name, score=score, line_ids=("L1", "L2")) for name, score in pairs]
-
-
-def test_a_plain_statement_is_surer_than_a_hint_and_a_contest_is_not_sure() -> None:
-    plain = confidence_of("oom_memory", ranked(("oom_memory", 0.69)), ["L1", "L2"])
-    hint = confidence_of("oom_memory", ranked(("oom_memory", 0.45)), ["L1", "L2"])
-    contest = confidence_of("oom_memory", ranked(("oom_memory", 0.43), ("dns_resolution", 0.38)), ["L1", "L2"])
-    assert plain > 0.8 > 0.5 > hint > contest
-
-
-def test_citing_the_lines_behind_it_adds_and_disagreement_takes_away() -> None:
-    ranking = ranked(("oom_memory", 0.5), ("dns_resolution", 0.45))
-    assert confidence_of("oom_memory", ranking, ["L1", "L2"]) > confidence_of("oom_memory", ranking, ["L9"])
-    agrees = confidence_of("oom_memory", ranking, ["L1"], choices=2, token_margin=0.9)
-    differs = confidence_of("dns_resolution", ranking, ["L1"], choices=2, token_margin=0.9)
-    assert agrees > differs + 0.2
-
-
-def test_unknown_is_never_confident() -> None:
-    assert confidence_of("unknown", [], []) <= MAX_UNKNOWN
-    assert confidence_of("unknown", ranked(("oom_memory", 0.7)), ["L1"]) <= MAX_UNKNOWN
-
-
-def test_a_free_host_is_believed_more_where_the_rules_agree() -> None:
-    ranking = ranked(("oom_memory", 0.6), ("dns_resolution", 0.1))
-    assert (
-        confidence_of("oom_memory", ranking, ["L1"], free=True)
-        > confidence_of("code_defect_crash", ranking, [], free=True)
-        > 0.5
+def evidence(*pairs: tuple[str, float]) -> Evidence:
+    line = EvidenceLine(id="L1", line_number=1, text="no such host", shown="no such host", template="no such host")
+    ranking = tuple(Ranked(category=name, score=score, line_ids=("L1",)) for name, score in pairs)
+    return Evidence(
+        lines=(line,), ranking=ranking, entities=(), total_lines=1, total_templates=1, tokens=5, mining_ms=0.0
     )
 
 
+def fitted(**weights: float) -> Calibration:
+    return Calibration(
+        column="local",
+        model="m",
+        choice=(1.0, 3.0, 0.5, -1.0),
+        signals=tuple(weights.get(name, 0.0) for name in SIGNALS),
+        scores=tuple((0.5 + index / 1000, 1) for index in range(400)),
+        fitted_on="a test",
+        date="2026-01-01",
+        words=frozenset({word_hash("such"), word_hash("host")}),
+    )
+
+
+def test_two_voices_that_agree_are_surer_than_one_and_two_that_differ_are_not_sure() -> None:
+    dns = evidence(("dns_resolution", 0.7), ("network_connectivity", 0.2))
+    alone = judge(dns, None, ["L1"], None)
+    agreed = judge(dns, opinion.said("dns_resolution"), ["L1"], None)
+    disputed = judge(dns, opinion.said("queue_backlog"), ["L1"], None)
+    assert agreed.category == alone.category == "dns_resolution"
+    assert agreed.confidence > alone.confidence > disputed.confidence
+
+
+def test_silence_of_both_voices_abstains_and_an_abstention_is_never_accepted() -> None:
+    nothing = judge(evidence(), opinion.said("unknown"), [], None)
+    assert nothing.category == "unknown"
+    assert nothing.confidence < LEAST_ACCEPTED
+
+
+def test_a_fit_turns_signals_into_a_probability() -> None:
+    dns = evidence(("dns_resolution", 0.7))
+    sure = judge(dns, opinion.said("dns_resolution"), ["L1"], fitted(bias=2.0))
+    unsure = judge(dns, opinion.said("dns_resolution"), ["L1"], fitted(bias=-2.0))
+    assert sure.calibrated
+    assert sure.confidence == pytest.approx(0.8808, abs=1e-4)
+    assert unsure.confidence == pytest.approx(0.1192, abs=1e-4)
+
+
+def test_words_that_were_never_seen_lower_what_is_known() -> None:
+    assert known_words(evidence(), fitted()) == 1.0
+    line = EvidenceLine(id="L1", line_number=1, text="", shown="zorblax of such host", template="")
+    strange = Evidence(
+        lines=(line,), ranking=(), entities=(), total_lines=1, total_templates=1, tokens=5, mining_ms=0.0
+    )
+    assert known_words(strange, fitted()) == pytest.approx(2 / 3)
+
+
 @given(
-    st.lists(st.floats(min_value=0, max_value=1), min_size=1, max_size=5),
-    st.integers(min_value=1, max_value=4),
-    st.one_of(st.none(), st.floats(min_value=0, max_value=1)),
-    st.booleans(),
+    st.lists(st.floats(min_value=0, max_value=1), min_size=0, max_size=5),
+    st.one_of(st.none(), st.sampled_from(IDS)),
+    st.sampled_from([None, fitted(bias=30.0), fitted(bias=-30.0, choice_logit=1.0)]),
 )
 def test_it_stays_between_zero_and_its_ceiling(
-    scores: list[float], choices: int, margin: float | None, free: bool
+    scores: list[float], told: str | None, calibration: Calibration | None
 ) -> None:
-    ranking = [
-        Ranked(category=f"c{i}", score=score, line_ids=("L1",)) for i, score in enumerate(sorted(scores, reverse=True))
-    ]
-    value = confidence_of("c0", ranking, ["L1"], choices=choices, token_margin=margin, free=free)
-    assert 0 <= value <= MAX_CONFIDENCE
+    pairs = zip(IDS, sorted(scores, reverse=True), strict=False)
+    heard = None if told is None else opinion.said(told)
+    judged = judge(evidence(*pairs), heard, ["L1", "L9"], calibration)
+    assert 0 <= judged.confidence <= MAX_CONFIDENCE
+    assert sum(share for _, share in judged.ranking) == pytest.approx(1)
+    assert set(judged.signals) == set(SIGNALS)
+
+
+def test_the_choice_is_a_softmax_of_its_features() -> None:
+    features = choice_features([Ranked(category="oom_memory", score=1.0, line_ids=())], None)
+    ranking = dict(choose(features, [0.0, 1.0] + [0.0] * (len(CHOICE) - 2)))
+    assert ranking["oom_memory"] / ranking["dns_resolution"] == pytest.approx(2.718281828)
+
+
+def test_the_threshold_is_never_below_one_half() -> None:
+    assert fitted().threshold(0.1) == LEAST_ACCEPTED
 
 
 def test_the_action_follows_the_threshold_and_who_there_is_to_ask() -> None:
     assert action_of(0.5, 0.5, can_escalate=True) == "accept"
     assert action_of(0.49, 0.5, can_escalate=True) == "escalate"
     assert action_of(0.49, 0.5, can_escalate=False) == "ask_person"
-
-
-def test_the_token_margin_is_the_least_gap_over_the_categorys_tokens() -> None:
-    def token(text: str, first: float, second: float) -> TokenLogprob:
-        return TokenLogprob(token=text, logprob=log(first), top=((text, log(first)), ("x", log(second))))
-
-    forced = [TokenLogprob(token=text, logprob=0.0) for text in ('{"cita', 'tions":["L1"],', '"category":"')]
-    sampled = [token("oom", 0.7, 0.2), token("_memory", 0.9, 0.05)]
-    rest = [
-        TokenLogprob(token='","severity":"', logprob=0.0),
-        token("high", 0.51, 0.49),
-        TokenLogprob(token='"}', logprob=0.0),
-    ]
-    assert token_margin_of([*forced, *sampled, *rest], "category") == pytest.approx(0.5)
-    assert token_margin_of(forced, "category") is None
-    assert token_margin_of([], "category") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ from midwatch.copilot.model import Case, Evidence
 from midwatch.copilot.tokens import estimate_tokens
 from midwatch.engine.tokenizer import open_tokenizer
 
-LOGHUB = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "loghub"
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+LOGHUB = Path(os.environ.get("MIDWATCH_DATA", SHARED)) / "loghub"
 
 
 def gather(lines: list[str], budget: int = 600, **case: str) -> Evidence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from midwatch.copilot.templates import MAX_CHILDREN, Miner, mask_word, mine
 
-LOGHUB = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "loghub"
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+LOGHUB = Path(os.environ.get("MIDWATCH_DATA", SHARED)) / "loghub"
 
 
 def test_numbers_addresses_and_paths_are_variables() -> None:
@@ -24,13 +26,37 @@ def test_numbers_addresses_and_paths_are_variables() -> None:
         ]
     )
     assert assigned == [0, 0, 1]
-    assert templates[0].text == "connection from <*> closed after <*> ms"
+    assert templates[0].text == "connection from <*> closed after <*>"
     assert (templates[0].count, templates[0].first, templates[0].last) == (2, 0, 1)
 
 
 def test_a_word_that_differs_becomes_a_variable() -> None:
     _, templates = mine(["session opened for user alice by root now ok", "session opened for user bob by root now ok"])
     assert [template.text for template in templates] == ["session opened for user <*> by root now ok"]
+
+
+def test_a_number_its_unit_and_a_readable_repeat_are_one_variable() -> None:
+    assigned, templates = mine(["sent 0 bytes, open", "sent 2121 bytes (2.07 KB), open", "sent (5 KB) open"])
+    assert assigned[:2] == [0, 0]
+    assert templates[0].text == "sent <*> open"
+
+
+def test_two_states_that_are_often_seen_are_two_templates() -> None:
+    lines = [f"VM {state} by the lifecycle of host {n}" for n in range(20) for state in ("paused", "resumed")]
+    _, templates = mine(lines)
+    assert sorted(template.text for template in templates) == [
+        "VM paused by the lifecycle of host <*>",
+        "VM resumed by the lifecycle of host <*>",
+    ]
+    assert {template.count for template in templates} == {20}
+
+
+def test_many_subjects_that_say_the_same_are_one_template() -> None:
+    lines = [f"com.app.{name}: started the job later than planned" for name in "abcdefg"]
+    _, templates = mine(lines)
+    assert [(template.text, template.count) for template in templates] == [
+        ("<*> started the job later than planned", 7)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from aiohttp import web
 
 from midwatch.copilot import taxonomy
 from midwatch.copilot.evidence import build_evidence
-from midwatch.copilot.model import Case, Diagnosis
-from midwatch.copilot.prompt import ask_local, ask_remote, plausible
-from midwatch.copilot.triage import Triage
+from midwatch.copilot.model import Case, Diagnosis, Finding
+from midwatch.copilot.prompt import again, ask_brief, ask_full
+from midwatch.copilot.triage import Options, Triage
 from midwatch.errors import ProviderError
 from midwatch.gateway.providers import OpenAIProvider
 from midwatch.settings import CopilotSettings, ProviderSettings
@@ -89,46 +89,94 @@ def answer(**changes: Any) -> dict[str, Any]:
 
 
 async def diagnose(case: Case, local: Host | None, bigger: Host | None = None, **settings: Any) -> Diagnosis:
+    return (await find(case, local, bigger, **settings)).diagnosis
+
+
+async def find(
+    case: Case, local: Host | None, bigger: Host | None = None, options: Options | None = None, **settings: Any
+) -> Finding:
     near = None if local is None else local.provider(remote=False)
     far = None if bigger is None else bigger.provider(remote=True)
     try:
-        return (await Triage(near, far, CopilotSettings(**settings)).diagnose(case)).diagnosis
+        return await Triage(near, far, CopilotSettings(**settings), options or Options()).diagnose(case)
     finally:
         for provider in (near, far):
             if provider is not None:
                 await provider.aclose()
 
 
-async def test_a_plain_case_is_named_cited_and_accepted_with_one_call() -> None:
+async def test_a_plain_case_is_named_cited_and_accepted_with_one_answer_and_its_draws() -> None:
     async with host(answer()) as local:
         found = await diagnose(CASE, local)
     assert (found.category, found.entity, found.action) == ("dns_resolution", "payments.internal", "accept")
     assert [item.line_number for item in found.citations] == [2]
     assert found.citations[0].text == DNS[1]
-    assert found.confidence > 0.7
+    assert found.confidence > 0.8
     assert not found.calibrated
-    assert len(local.asked) == 1
-    assert (found.prompt_tokens, found.completion_tokens, found.provider) == (500, 60, "local")
+    assert len(local.asked) == 1 + Options().samples
+    assert (found.prompt_tokens, found.completion_tokens, found.provider) == (2000, 240, "local")
     assert "payments.internal" in found.next_steps[0]
+    assert found.summary == "A name does not resolve: " + found.summary.partition(": ")[2]
 
 
-async def test_the_small_model_chooses_only_among_what_the_rules_find_plausible() -> None:
-    async with host(answer(category="benign_false_alarm", severity="info", next_steps=["S99"])) as local:
+async def test_a_draw_shares_the_prompt_and_asks_only_for_lines_and_category() -> None:
+    async with host(answer()) as local:
+        await find(CASE, local, options=Options(samples=2))
+    first, *draws = local.asked
+    assert [draw["messages"] for draw in draws] == [first["messages"]] * 2
+    assert {draw["seed"] for draw in draws} == {1, 2}
+    schemas = [asked["response_format"]["json_schema"]["schema"]["properties"] for asked in local.asked]
+    assert list(schemas[0]) == ["citations", "category", "severity", "entity"]
+    assert [list(schema) for schema in schemas[1:]] == [["citations", "category"]] * 2
+    assert schemas[0]["category"]["enum"] == list(taxonomy.IDS)
+
+
+async def test_a_category_that_is_none_abstains_and_the_rules_decide() -> None:
+    async with host(answer(category="gremlins", severity="terrible", next_steps=["S99"])) as local:
         found = await diagnose(CASE, local)
-    schema = local.asked[0]["response_format"]["json_schema"]["schema"]
-    assert list(schema["properties"]) == ["citations", "category", "severity", "entity", "summary", "next_steps"]
-    assert schema["properties"]["category"]["enum"] == ["dns_resolution"]
     assert found.category == "dns_resolution"
     assert "not offered" in found.note
     assert found.next_steps
+    assert found.severity in ("high", "critical")
 
 
-async def test_ids_that_were_never_shown_are_counted_and_the_rules_add_the_line_that_matters() -> None:
+async def test_plain_rules_outweigh_a_model_that_cannot_say_how_sure_it_is() -> None:
+    async with host(answer(category="queue_backlog", citations=["L3"])) as local:
+        found = await diagnose(CASE, local)
+    assert found.category == "dns_resolution"
+    assert found.action == "ask_person"
+    assert "would have said queue_backlog" in found.note
+    assert 2 in [item.line_number for item in found.citations]
+
+
+async def test_without_the_rules_the_model_decides() -> None:
+    async with host(answer(category="queue_backlog", citations=["L3"])) as local:
+        found = (await find(CASE, local, options=Options(rules=False))).diagnosis
+    assert found.category == "queue_backlog"
+    assert [item.id for item in found.citations] == ["L3"]
+
+
+async def test_a_model_that_was_not_taught_is_told_the_taxonomy_and_writes_its_own_sentence() -> None:
+    async with host(answer()) as local:
+        found = (await find(CASE, local, options=Options(taught=False))).diagnosis
+    assert len(local.asked) == 1
+    assert "oom_memory" in local.asked[0]["messages"][0]["content"]
+    assert found.summary == "The name payments.internal does not resolve."
+
+
+async def test_a_sentence_with_a_number_that_nobody_read_is_replaced_by_a_true_one() -> None:
+    invented = answer(summary="The name payments.internal fails since 1,432 attempts at 10.9.8.7.")
+    async with host(invented) as local:
+        found = (await find(CASE, local, options=Options(taught=False))).diagnosis
+    assert "1,432" not in found.summary
+    assert found.summary.startswith("A name does not resolve: ")
+
+
+async def test_ids_that_were_never_shown_are_counted_and_never_cited() -> None:
     async with host(answer(citations=["L1", "L77", "L99"])) as local:
         found = await diagnose(CASE, local)
     assert found.rejected_citations == 2
-    assert 2 in [item.line_number for item in found.citations]
-    assert "The rules added" in found.note
+    assert [item.id for item in found.citations] == ["L1"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +212,8 @@ async def test_a_doubtful_case_goes_to_the_bigger_model_redacted_and_comes_back_
         category="dependency_failure", entity="[IP_1]", summary="The peer at [IP_1] does not answer checkout."
     )
     async with host(answer(category="unknown")) as local, host(better) as bigger:
-        found = await diagnose(case, local, bigger)
+        finding = await find(case, local, bigger)
+    found = finding.diagnosis
     sent = json.dumps(bigger.asked)
     assert "10.1.2.3" not in sent
     assert "jane@example.com" not in sent
@@ -174,16 +223,17 @@ async def test_a_doubtful_case_goes_to_the_bigger_model_redacted_and_comes_back_
     assert found.category == "dependency_failure"
     assert found.entity == "10.1.2.3"
     assert found.summary == "The peer at 10.1.2.3 does not answer checkout."
-    assert found.action == "accept"
-    assert found.prompt_tokens == 1000
+    assert found.prompt_tokens == 500 * (2 + Options().samples)
     assert found.provider == "bigger"
+    assert finding.first is not None
+    assert (finding.first.category, finding.first.provider) == ("unknown", "local")
 
 
 async def test_without_a_bigger_model_a_doubtful_case_asks_a_person() -> None:
     async with host(answer(category="unknown")) as local:
         found = await diagnose(UNCLEAR, local)
     assert (found.category, found.action) == ("unknown", "ask_person")
-    assert found.confidence <= 0.2
+    assert found.confidence <= 0.25
 
 
 @pytest.mark.parametrize(("text", "status"), [("", 500), ("", 401), ("I think it is the network.", 200)])
@@ -201,7 +251,7 @@ async def test_a_fenced_answer_of_the_bigger_model_is_read_and_held_to_the_same_
     async with host(answer(category="unknown")) as local, host(text) as bigger:
         found = await diagnose(UNCLEAR, local, bigger)
     assert found.category == "ci_build_dependency"
-    assert found.entity == "unknown"
+    assert found.entity == "checkout"
     assert found.rejected_citations == 1
 
 
@@ -239,20 +289,24 @@ async def test_a_log_that_gives_orders_changes_nothing(planted: str) -> None:
     assert found.category == "dns_resolution"
 
 
-def test_the_local_question_is_short_and_every_sentence_in_it_is_true() -> None:
+def test_the_brief_question_is_short_and_the_full_one_explains_every_category() -> None:
     evidence = build_evidence(CASE)
-    question = ask_local(CASE, evidence)
-    shown = {line.shown for line in evidence.lines}
-    assert all(any(text[:60].replace('"', "'") in sentence for text in shown) for sentence in question.sentences)
-    assert sum(len(message.content) for message in question.request.messages) < 4_000
-    assert all(taxonomy.canonical(category) == category for category in question.categories)
+    brief, full = ask_brief(CASE, evidence), ask_full(CASE, evidence)
+    assert sum(len(message.content) for message in brief.request.messages) < 2_000
+    assert brief.categories == full.categories == taxonomy.IDS
+    assert all(taxonomy.cause_of(name) in full.request.messages[0].content for name in taxonomy.IDS)
 
 
-def test_the_remote_question_offers_the_whole_taxonomy_and_the_local_one_the_near_ones() -> None:
+def test_recollections_stand_behind_the_log_and_only_in_the_full_question() -> None:
     evidence = build_evidence(CASE)
-    assert ask_remote(CASE, evidence).categories == taxonomy.IDS
-    assert plausible(evidence) == ("dns_resolution",)
-    assert plausible(build_evidence(UNCLEAR)) == ("unknown",)
+    asked = ask_full(CASE, evidence, notes="Unverified: it was the network last time.").request.messages[1].content
+    assert asked.index("Unverified") > asked.index("</log>")
+
+
+def test_a_draw_is_drawn_and_not_the_likeliest() -> None:
+    question = ask_brief(CASE, build_evidence(CASE))
+    assert question.request.temperature == 0
+    assert again(question, 3).temperature > 0
 
 
 def test_the_taxonomy_has_twenty_four_categories_with_steps_and_unknown() -> None:

@@ -84,7 +84,7 @@ def _columns(console: Console, rows: list[tuple[str, str, str]], between: str) -
 def _foot(finding: Finding) -> list[str]:
     diagnosis, evidence = finding.diagnosis, finding.evidence
     others = [
-        f"{item.category} {item.score:.2f}" for item in evidence.ranking[:3] if item.category != diagnosis.category
+        f"{item.category} {item.score:.2f}" for item in diagnosis.ranking[:3] if item.category != diagnosis.category
     ]
     return [
         *([f"also considered: {', '.join(others)}"] if others else []),

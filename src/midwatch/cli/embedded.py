@@ -30,9 +30,12 @@ class EmbeddedProvider:
     name = "embedded"
     remote = False
 
-    def __init__(self, engine: AsyncEngine, *, model: str, usd_per_hour: float = 0.0) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, model: str, adapter: str | None = None, usd_per_hour: float = 0.0
+    ) -> None:
         self._engine = engine
         self._model = model
+        self._adapter = adapter
         self._usd_per_hour = usd_per_hour
 
     async def complete(self, request: ChatRequest) -> Completion:
@@ -56,7 +59,7 @@ class EmbeddedProvider:
             ids = self._engine.engine.chat_prompt(
                 [{"role": message.role, "content": message.content} for message in request.messages]
             )
-            async with contextlib.aclosing(self._engine.generate(ids, params)) as outputs:
+            async with contextlib.aclosing(self._engine.generate(ids, params, adapter=self._adapter)) as outputs:
                 async for output in outputs:
                     ttft_ms = ttft_ms or (time.perf_counter() - started) * 1000
                     text.append(output.text_delta)
@@ -112,9 +115,13 @@ def load_in_thread(path: Path, settings: EngineSettings, kernel_dir: Path) -> Fu
 
 
 async def start(loading: Future[Engine], *, model: str, usd_per_hour: float) -> EmbeddedProvider:
-    """The provider, once the engine is loaded and its thread runs. Raises what loading raised."""
+    """The provider, once the engine is loaded and its thread runs. Raises what loading raised.
+
+    `model` is the name of the weights, or of a loaded adapter, which then answers.
+    """
     from midwatch.engine.async_engine import AsyncEngine
 
     engine = AsyncEngine(await asyncio.wrap_future(loading))
     await engine.start()
-    return EmbeddedProvider(engine, model=model, usd_per_hour=usd_per_hour)
+    adapter = model if model in engine.engine.adapters.names else None
+    return EmbeddedProvider(engine, model=model, adapter=adapter, usd_per_hour=usd_per_hour)

@@ -20,11 +20,13 @@ def serve(
 ) -> None:
     """Open the port at once, load the model, and serve until SIGTERM or CTRL-C."""
     from midwatch import settings as settings_module
+    from midwatch.cli import local_model
     from midwatch.serving import server
 
     settings = settings_module.load()
     given = {"model": model, "host": host, "port": port}
-    engine = settings.engine.model_copy(update={name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    engine = local_model.with_adapter(settings.engine.model_copy(update=given))
     server.run(
         engine,
         settings.cache_dir,

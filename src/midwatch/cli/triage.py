@@ -84,6 +84,7 @@ def as_object(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def _begin_loading(settings: Settings) -> Future[Engine]:
+    from midwatch.cli import local_model
     from midwatch.cli.embedded import load_in_thread
     from midwatch.engine import hub
 
@@ -93,7 +94,7 @@ def _begin_loading(settings: Settings) -> Future[Engine]:
         raise ModelError(
             error.what, f"{error.next_step} Or ask no model: midwatch triage --rules-only.".strip()
         ) from None
-    return load_in_thread(path, settings.engine, settings.kernel_dir)
+    return load_in_thread(path, local_model.with_adapter(settings.engine), settings.kernel_dir)
 
 
 async def _explain(
@@ -105,21 +106,21 @@ async def _explain(
     engine_url: str | None,
     started: float,
 ) -> Finding:
+    from midwatch.cli import local_model
     from midwatch.copilot.triage import Triage
     from midwatch.gateway.providers import OpenAIProvider, engine_at
 
     local: Provider | None = None
+    model = local_model.asked_for(settings)
     if engine_url is not None:
-        local = engine_at(engine_url, settings.engine.model, usd_per_hour=settings.copilot.local_usd_per_hour)
+        local = engine_at(engine_url, model, usd_per_hour=settings.copilot.local_usd_per_hour)
     elif loading is not None:
         from midwatch.cli import embedded
 
-        local = await embedded.start(
-            loading, model=settings.engine.model, usd_per_hour=settings.copilot.local_usd_per_hour
-        )
+        local = await embedded.start(loading, model=model, usd_per_hour=settings.copilot.local_usd_per_hour)
     bigger = settings.copilot.escalation
     escalation = None if bigger is None else OpenAIProvider(bigger, name=_host_of(bigger.base_url), remote=True)
-    diagnoser = Triage(local, escalation, settings.copilot)
+    diagnoser = Triage(local, escalation, settings.copilot, local_model.options(settings))
     try:
         return await diagnoser.explain(case, evidence, started=started)
     except ProviderError as error:

@@ -18,6 +18,7 @@ from midwatch.errors import TuningError
 
 if TYPE_CHECKING:
     from midwatch.settings import Settings
+    from midwatch.tuning.conversations import Conversation
     from midwatch.tuning.progress import Step, Watcher
     from midwatch.tuning.recipe import Recipe
 
@@ -77,6 +78,7 @@ def run(
                 watcher=watcher,
                 resume=resume,
                 answer_all=lambda questions: ask_base(questions, chosen.base, settings),
+                made={"triage": triage_lessons},
             )
     except KeyboardInterrupt:
         typer.echo(f"Stopped. The last whole checkpoint is kept in {folder}; go on with --resume.", err=True)
@@ -86,6 +88,24 @@ def run(
         f"loss {summary.first_loss:.3f} to {summary.last_loss:.3f}, peak {summary.peak_bytes / 2**30:.2f} GiB"
     )
     typer.echo(f"{summary.adapter}  {summary.adapter_bytes / 1e6:.1f} MB")
+
+
+def triage_lessons(wanted: int, seed: int) -> list[Conversation]:
+    """So many lessons for the triage adapter, from incidents of programs that are for training."""
+    from midwatch.foundry.lessons import make_lessons
+    from midwatch.tuning.conversations import Conversation, Message
+
+    return [
+        Conversation(
+            messages=(
+                Message(role="system", content=lesson.system),
+                Message(role="user", content=lesson.user),
+                Message(role="assistant", content=lesson.assistant),
+            ),
+            tags=lesson.tags,
+        )
+        for lesson in make_lessons(seed, wanted)
+    ]
 
 
 def plan(

@@ -18,11 +18,11 @@ Level = Literal["", "debug", "info", "warning", "error", "critical"]
 MAX_PARSED_CHARS = 4_000
 """Longer lines are parsed by their first characters (and their end is kept in `clip`)."""
 
-_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\-_])")
+_ANSI = re.compile(r"\^\[\[[0-9;]{0,20}m|\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 _TIME = re.compile(
     r"""^\s*(?:
-      (?:\[|\()?\d{4}[-/.]\d\d[-/.]\d\d[T _]\d\d:\d\d(?::\d\d)?(?:[.,]\d{1,9})?\s?(?:Z\b|[+-]\d\d:?\d\d\b|UTC\b|GMT\b|[A-Z]{2,3}T\b)?(?:\]|\))?
+      (?:\[(?:[a-z]{2,12}\s)?|\()?\d{4}[-/.]\d\d[-/.]\d\d[T _]\d\d:\d\d(?::\d\d)?(?:[.,]\d{1,9})?\s?(?:Z\b|[+-]\d\d:?\d\d\b|UTC\b|GMT\b|[A-Z]{2,3}T\b)?(?:\]|\))?
       | \[?(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\s+)?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s+\d{1,2}\s\d\d:\d\d:\d\d(?:\.\d+)?(?:\s\d{4})?\]?
       | \[\d{1,2}/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?:\s[+-]\d{4})?\]
       | \d{1,2}\s(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s\d{4}\s\d\d:\d\d:\d\d(?:\.\d+)?
@@ -128,9 +128,20 @@ def clip(text: str, limit: int) -> str:
     return f"{text[: limit - tail - 3]} … {text[len(text) - tail :]}"
 
 
+def clip_around(text: str, limit: int, at: int) -> str:
+    """Text of at most `limit` characters: of a longer one the start and what stands around place `at`."""
+    if len(text) <= limit or at < limit * 3 // 4:
+        return clip(text, limit)
+    head = limit // 3
+    room = limit - head - 6
+    start = max(head, min(at - room // 4, len(text) - room))
+    end = start + room
+    return f"{text[:head]} … {text[start:end]}{' …' if end < len(text) else ''}"
+
+
 def clean(text: str) -> str:
     """Text without terminal colours and control characters (tabs become spaces)."""
-    if "\x1b" in text:
+    if "\x1b" in text or "^[[" in text:
         text = _ANSI.sub("", text)
     if not text.isprintable():
         text = _CONTROL.sub(" ", text).replace("\t", " ").replace("\n", " ")
@@ -180,6 +191,11 @@ def _parse_text(text: str) -> Parsed:
     if "msg=" in text or "message=" in text:
         return _parse_logfmt(text, level, time, host, program)
     return Parsed(text.strip(), level, time, host, program)
+
+
+def strip_time(text: str) -> str:
+    """A line without the times that it begins with, so that a pattern may ask for the line's beginning."""
+    return _strip_time(text)[1]
 
 
 def _strip_time(text: str) -> tuple[str, str]:

@@ -207,6 +207,7 @@ _TABLE: tuple[tuple[str, float, str, str], ...] = (
     ("ci_test_failure", 9, "fail", r"(?:^|\s)failed (?:consistently: )?(?:\S*/)?(?:test\w*|spec|__tests__)[/\\.]\S+|^(?:.{0,40}\s)?--- fail: |^\s*fail\s+(?:\S+/\S+|\S+\.(?:test|spec)\.\w+)|failed tests?\b|tests? failed\b|=+ .{0,60}\b[1-9]\d* failed\b|\b[1-9]\d* failed, \d+ passed|(?:tests?|suites?|specs?|examples?):?\s+[1-9]\d* (?:failed|failures?)|\btests? run: \d+, failures: (?:[1-9]\d*|0, errors: [1-9])|^\W*[1-9]\d* failing\b|there (?:was|were) [1-9]\d* failures?|\d+ tests? completed, [1-9]\d* failed"),
     ("ci_test_failure", 8, "> ~test", r"test\w{0,60} > .{1,120} failed|\btest_[\w.:/\[\]-]{1,200}(?: \S{1,80}){0,3} (?:\.\.\. )?(?:failed|error)\b(?!.{0,5}=)|test-unexpected-\w+|\d/\d failed!|<<< (?:failure|error)!|(?:test|tests) (?:timed out|hung)|::\w*test\w* failed|test class .{0,40}fail\w*|failed\. this test class"),
     ("ci_test_failure", 8, "snapshot~assertionerror~assertion~expected", r"snapshots? (?:\S+ )?(?:failed|obsolete|mismatch|do(?:es)? not match|did not match)|tomatchsnapshot|expect\(.{0,60}\)\.(?:not\.)?to\w+|assert(?:ion)?error\b|e\s+assert |(?:expected|expect)(?:ed)?:? .{0,80}(?:but (?:was|got|received)|\bgot:?\b|received:? )|comparisonfailure|assertion failed"),
+    ("ci_test_failure", 7, "____ ", r"_{4,} [a-z]\S{1,200} _{4,}\s*$"),
     ("ci_test_failure", 7, "data race~race detected~flaky", r"warning: data race|race detected during execution|flaky test|(?:marked|known) (?:as )?flaky"),
     ("ci_test_failure", 8, "fatal python error~received signal~in test_~without output~no output for~application timed out", r"fatal python error: |failed! received signal|line \d+,? in test_|(?:timed out|killed) after \d+ seconds (?:of|with) no output|no output for \d+|application timed out after"),
     ("ci_test_failure", 6, "error collecting~during collection~pytest~junit~unittest~jest~mocha~vitest~karma~surefire~ctest~test result~test failures", r"error collecting|interrupted: \d+ errors? during collection|(?:pytest|junit|unittest|jest|mocha|vitest|karma|surefire|ctest).{0,60}(?:fail|error|exit code [1-9])|there are test failures|test result: failed|errors while running ctest"),
@@ -247,7 +248,9 @@ NEGATED = re.compile(
 )
 """What takes a match back: "0 errors", "no failures", "retry when rate limited". Only a match that overlaps counts as taken back."""
 
-PASSED = re.compile(r"(?:\bpassed\b|\bpass:|^\s*[✓√✔]|^\s*ok\s|\.\.\. ok\s*$|\[\s+ok\s+\])(?!.*\bfail(?:ed|ures?)\b)")
+PASSED = re.compile(
+    r"(?:\bpassed\b|\bpass:|^\s*(?:--- )?pass\b|^\s*[✓√✔]|^\s*ok\s|\.\.\. ok\s*$|\[\s+ok\s+\])(?!.*\bfail(?:ed|ures?)\b)"
+)
 """A test that passed says nothing, whatever its name."""
 
 SOURCE_CODE = re.compile(

@@ -212,9 +212,8 @@ def _in_path(text: str, start: int, end: int) -> bool:
     return _PATH.search(text[start:end]) is not None
 
 
-def is_ci_log(joined_lower: str, hits: Sequence[Hit]) -> bool:
-    """Whether the log comes from a build server or a test runner."""
-    marks = sum(mark in joined_lower for mark in rules.CI_MARKS)
+def is_ci(marks: int, hits: Sequence[Hit]) -> bool:
+    """Whether a log that holds so many of the words of `rules.CI_MARKS` comes from a build server or a test runner."""
     strong = {hit.rule for hit in hits if hit.category in _CI and hit.weight >= 7}
     return marks >= 2 or (marks == 1 and bool(strong)) or len(strong) >= 2
 

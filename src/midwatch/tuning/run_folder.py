@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from midwatch.tuning.progress import Watcher
 from midwatch.tuning.recipe import Recipe
 
 RUN, DATA = "run.json", "data.jsonl"
+Made = Mapping[str, Callable[[int, int], list[Conversation]]]
+"""Data sets that a caller makes: name, and how (conversations wanted, seed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,11 @@ def load_data(conversations: Sequence[Conversation], recipe: Recipe, base: Path)
     )
 
 
-def _conversations(recipe: Recipe, watcher: Watcher, answer_all: AnswerAll | None) -> list[Conversation]:
+def _conversations(recipe: Recipe, watcher: Watcher, answer_all: AnswerAll | None, made: Made) -> list[Conversation]:
     wanted, source = recipe.data.conversations, recipe.data.source
+    if source in made:
+        watcher.stage(f"Making the data set {source}")
+        return made[source](wanted, recipe.training.seed)
     if source in datasets.names():
         own_words = recipe.data.answers == "base"
         if own_words and answer_all is None:
@@ -70,14 +75,21 @@ def _conversations(recipe: Recipe, watcher: Watcher, answer_all: AnswerAll | Non
     if not Path(source).is_file():
         raise TuningError(
             f"data.source is {source!r}, which is neither a file nor a data set that Midwatch makes.",
-            f"Name a file of JSON lines of chat messages, or one of: {', '.join(datasets.names())}.",
+            f"Name a file of JSON lines of chat messages, or one of: {', '.join((*datasets.names(), *made))}.",
         )
     found = read_jsonl(Path(source))
     return found[:wanted] if wanted else found
 
 
 def open_run(
-    out: Path, recipe: Recipe, base: Path, watcher: Watcher, *, answer_all: AnswerAll | None, resume: bool
+    out: Path,
+    recipe: Recipe,
+    base: Path,
+    watcher: Watcher,
+    *,
+    answer_all: AnswerAll | None,
+    made: Made,
+    resume: bool,
 ) -> None:
     """Make the run's folder with its data, or check that the one there is of the same run.
 
@@ -90,7 +102,7 @@ def open_run(
         _check_same_run(path, recipe.model_dump(mode="json"))
         identity.check(out, base)
         return
-    conversations = _conversations(recipe, watcher, answer_all)
+    conversations = _conversations(recipe, watcher, answer_all, made)
     out.mkdir(parents=True, exist_ok=True)
     write_jsonl(conversations, out / DATA)
     identity.write(out, base)

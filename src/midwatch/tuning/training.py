@@ -36,7 +36,7 @@ from midwatch.tuning.conversations import read_jsonl
 from midwatch.tuning.own_words import AnswerAll
 from midwatch.tuning.progress import METRICS, MetricsCallback, Watcher, read_metrics
 from midwatch.tuning.recipe import Recipe
-from midwatch.tuning.run_folder import DATA, Data, describe, load_data, open_run
+from midwatch.tuning.run_folder import DATA, Data, Made, describe, load_data, open_run
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -71,10 +71,12 @@ def run(
     watcher: Watcher,
     resume: bool = False,
     answer_all: AnswerAll | None = None,
+    made: Made | None = None,
 ) -> RunSummary:
     """Train an adapter by a recipe, or go on with a run that was cut off.
 
-    `answer_all` asks the base, which a recipe with `data.answers = "base"` needs. Raises `TuningError` for data,
+    `answer_all` asks the base, which a recipe with `data.answers = "base"` needs; `made` are data sets that the caller
+    makes, by the name that `data.source` gives. Raises `TuningError` for data,
     checkpoints and numbers that are no good, `ModelError` for the base.
     """
     began = time.monotonic()
@@ -84,7 +86,7 @@ def run(
     _check_room(recipe, base, device)
     processes = PartialState(cpu=device.type == "cpu")
     if processes.is_main_process:
-        open_run(out, recipe, base, watcher, answer_all=answer_all, resume=resume)
+        open_run(out, recipe, base, watcher, answer_all=answer_all, made=made or {}, resume=resume)
     processes.wait_for_everyone()
     data = load_data(read_jsonl(out / DATA), recipe, base)
     watcher.stage(describe(data))

@@ -1,0 +1,170 @@
+# ruff: noqa: E501 - a pattern is easier to read on one line
+"""What is in this log? One reading of it, in chunks and in bounded memory, into a digest.
+
+For each shape of line: how often, where first and last, and the text of its first line. Of lines that may matter (a
+severe level, a signature, an exception) also the lines around them and the frame of the trace that is the program's
+own. A log in memory is one chunk; a file of any size is read once, a chunk at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from midwatch.copilot.parsing import clip
+from midwatch.copilot.wordings import Shape, TemplateStore
+
+CHUNK_LINES = 20_000
+MAX_KEPT_CHARS = 2_000
+"""Longest text that is kept of a line; a longer one keeps its start and its end."""
+MAX_KEPT_LINES = 60_000
+AROUND = 2
+"""Lines that are kept before and after one that may matter."""
+BEFORE_END = 16
+"""Lines that are kept before the first error that a build server gives."""
+MAX_TRACE_LINES = 120
+
+_FOREIGN = re.compile(
+    r"site-packages|dist-packages|/usr/lib/|/usr/local/(?:lib|go)/|lib/python\d|node_modules|node:|<frozen |<anonymous>"
+    r"|\bat (?:java|javax|jdk|sun|com\.sun|org\.(?:springframework|apache|hibernate|junit|gradle|eclipse)|kotlin|scala|io\.netty|System|Microsoft)\."
+    r"|/go/pkg/mod/|/rustc/|/\.cargo/|internal/(?:process|modules|timers)|runtime/(?:panic|debug|proc)|/gems/"
+)
+_GO_FILE = re.compile(r"^\s*/\S{1,300}\.go:\d+")
+_FUNCTION = re.compile(r"^(?:goroutine \d+ |[\w./*()]+\(.{0,200}\)$|\s{2,}\S)")
+
+
+@dataclass(slots=True)
+class Seen:
+    """Lines of one shape in one log. `first` and `last` are 0-based places of lines."""
+
+    shape: Shape
+    count: int
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class Digest:
+    """A log that was read. `texts` and `shape_at` hold the lines that were kept, by their place."""
+
+    seen: dict[Shape, Seen] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
+    shape_at: dict[int, Shape] = field(default_factory=dict)
+    frames: dict[int, int] = field(default_factory=dict)
+    """Place of a trace's exception line, and of the innermost frame that is the program's own."""
+    total: int = 0
+
+
+class Reader:
+    """Reads a log into a digest: `feed` lines in order, as often as needed."""
+
+    def __init__(self, store: TemplateStore) -> None:
+        store.begin()
+        self.digest = Digest()
+        self._store = store
+
+    def feed(self, lines: Sequence[str]) -> None:
+        """Read further lines of the log."""
+        raw = "\n".join(lines).encode("utf-8", "replace")
+        if raw.count(b"\n") + 1 != len(lines):
+            lines = [line.replace("\n", " ") for line in lines]
+            raw = "\n".join(lines).encode("utf-8", "replace")
+        if lines:
+            self._note(self._store.shapes(raw, len(lines), lines.__getitem__), lines.__getitem__)
+
+    def feed_bytes(self, lines: Sequence[bytes]) -> None:
+        """Read further lines, none of which holds a newline, as a file has them."""
+
+        def text(index: int) -> str:
+            return lines[index].decode("utf-8", "replace")
+
+        if lines:
+            self._note(self._store.shapes(b"\n".join(lines), len(lines), text), text)
+
+    def _note(self, shapes: list[Shape], text: Callable[[int], str]) -> None:
+        digest, start, end = self.digest, self.digest.total, len(shapes)
+        counts = Counter(shapes)
+        first = dict(zip(reversed(shapes), range(end - 1, -1, -1), strict=True))
+        last = dict(zip(shapes, range(end), strict=True))
+        for shape, count in counts.items():
+            shape.wording.count += count
+            known = digest.seen.get(shape)
+            if known is not None:
+                known.count += count
+                known.last = start + last[shape]
+                continue
+            place = first[shape]
+            digest.seen[shape] = Seen(shape, count, start + place, start + last[shape])
+            if len(digest.texts) >= MAX_KEPT_LINES:
+                continue
+            self._keep(place, shapes, text)
+            if matters(shape):
+                before = BEFORE_END if shape.end_of_build else AROUND
+                for near in range(max(place - before, 0), min(place + AROUND + 1, end)):
+                    self._keep(near, shapes, text)
+                if shape.exception or shape.frame:
+                    self._keep_own_frame(place, shapes, text)
+        digest.total = start + end
+
+    def _keep(self, place: int, shapes: list[Shape], text: Callable[[int], str]) -> None:
+        at = self.digest.total + place
+        if at not in self.digest.texts:
+            self.digest.texts[at] = clip(text(place), MAX_KEPT_CHARS)
+            self.digest.shape_at[at] = shapes[place]
+
+    def _keep_own_frame(self, place: int, shapes: list[Shape], text: Callable[[int], str]) -> None:
+        """Find the innermost own frame of the trace whose exception stands at `place`."""
+        if not shapes[place].exception:
+            return
+        below = _own_frame(range(place + 1, min(place + MAX_TRACE_LINES, len(shapes))), shapes, text)
+        above = _own_frame(range(place - 1, max(place - MAX_TRACE_LINES, -1), -1), shapes, text)
+        frame = below if below is not None else above
+        if frame is not None:
+            self._keep(frame, shapes, text)
+            self.digest.frames[self.digest.total + place] = self.digest.total + frame
+
+
+def read(lines: Sequence[str], store: TemplateStore) -> Digest:
+    """The digest of a log in memory."""
+    reader = Reader(store)
+    for start in range(0, len(lines), CHUNK_LINES * 10):
+        reader.feed(lines[start : start + CHUNK_LINES * 10])
+    return reader.digest
+
+
+def read_stream(lines: Iterable[bytes], store: TemplateStore) -> Digest:
+    """The digest of a log that comes line by line (without line ends), in bounded memory."""
+    reader = Reader(store)
+    chunk: list[bytes] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) >= CHUNK_LINES:
+            reader.feed_bytes(chunk)
+            chunk = []
+    reader.feed_bytes(chunk)
+    return reader.digest
+
+
+def matters(shape: Shape) -> bool:
+    """Whether a line of this shape may be one that a person needs to see."""
+    return bool(shape.hits) or shape.exception or shape.level in ("warning", "error", "critical") or shape.end_of_build
+
+
+def _own_frame(places: Iterable[int], shapes: list[Shape], text: Callable[[int], str]) -> int | None:
+    """The first frame of a trace, in the order of `places`, that is not a library's; else the first frame."""
+    innermost: int | None = None
+    between = 0
+    for place in places:
+        if shapes[place].frame:
+            line = text(place)
+            if _FOREIGN.search(line[:400]) is None:
+                return place
+            innermost = place if innermost is None else innermost
+            between = 0
+        else:
+            between += 1
+            if between > 2 or (between > 1 and not _FUNCTION.match(text(place)[:300])):
+                break
+    return innermost
