@@ -141,10 +141,10 @@ def score(  # noqa: PLR0912 - one term of the sum after another
         scored.append(Scored(at, shape, templates[shape.wording.template.id], 2.0))
     if verdict.ci and verdict.end_of_build is not None:
         for at in range(max(end - _BUILD_TAIL, step), end):  # lines that were printed before, but now by what failed
-            shape = digest.shape_at.get(at)
-            if shape is not None and at not in known and not shape.noise and not shape.frame:
-                value = _severity(shape) + _in_build(at, shape, step, end)
-                scored.append(Scored(at, shape, templates[shape.wording.template.id], value))
+            again = digest.shape_at.get(at)
+            if again is not None and at not in known and not again.noise and not again.frame:
+                value = _severity(again) + _in_build(at, again, step, end)
+                scored.append(Scored(at, again, templates[again.wording.template.id], value))
     scored.sort(key=lambda one: (-one.score, one.at))
     return scored
 

@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot import rules, signatures
-from midwatch.copilot.parsing import Level, clean, clip, parse, strip_time
+from midwatch.copilot.parsing import clean, clip, parse, strip_time
+from midwatch.copilot.structured import Level
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
