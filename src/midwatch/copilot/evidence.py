@@ -135,10 +135,11 @@ def _choose(scored: list[Scored], digest: Digest, budget: int, text: Callable[[i
     limit = SMALL_SHOWN_CHARS if budget < SMALL_BUDGET_TOKENS else MAX_SHOWN_CHARS
     by_place = {one.at: one for one in scored}
     wanted = _one_a_template(scored)
+    shown = {one.shape.wording.template.id for one in wanted}
     for position, one in zip((1, 4, 7), wanted[:3], strict=False):
         for near in scoring.neighbours(one.at, digest):
             beside = by_place.get(near) or Scored(near, digest.shape_at[near], one.count, 0.0)
-            if beside.score > -2 and beside not in wanted[:12]:
+            if beside.score > -2 and beside.shape.wording.template.id not in shown:
                 wanted.insert(min(position + 3, len(wanted)), beside)
     chosen: dict[int, EvidenceLine] = {}
     total = 0

@@ -124,6 +124,8 @@ def score(  # noqa: PLR0912 - one term of the sum after another
             value += _relevance(digest.texts[one.first], about)
         if one.first == first_error:
             value += 2.5
+        if shape.change and not _habitual(one, digest):
+            value += 1.5
         if shape.exception:
             value += 3.5 + roots.get(one.first, 0.0)
         elif shape.frame:
@@ -134,7 +136,8 @@ def score(  # noqa: PLR0912 - one term of the sum after another
             value -= 3.0
         if verdict.ci:
             value += _in_build(one.first, shape, step, verdict.end_of_build)
-        scored.append(Scored(one.first, shape, count, value))
+        back = shape.change and first_error is not None and one.first < first_error < one.last
+        scored.append(Scored(one.last if back else one.first, shape, count, value))
     known = {one.at for one in scored}
     for at in own_frames - known:
         shape = digest.shape_at[at]

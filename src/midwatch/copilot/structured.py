@@ -1,4 +1,3 @@
-
 """What do the fields of a structured line mean? JSON and logfmt lines to one message with level, time and names.
 
 Every framework calls its fields otherwise; the names here are those of the common loggers and collectors (zap, logrus,
