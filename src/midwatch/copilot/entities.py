@@ -8,12 +8,14 @@ The result is a closed list: a model may choose one of these or `unknown`, never
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from midwatch.copilot.model import Case, EvidenceLine
+from midwatch.copilot.parsing import parse
 
 MAX_ENTITIES = 6
 MAX_NAME_CHARS = 80
+_TELLING = 0.6
 
 _Q = r"\\?[\"'`«]"
 _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
@@ -50,7 +52,7 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
     (
         2.5,
         re.compile(
-            r"\b([a-z][a-z0-9]*(?:-[a-z0-9]+){0,4}-(?:service|svc|api|db|worker|gateway|server|proxy|queue|consumer|frontend|backend|cache|primary|replica))\b"
+            r"(?<![\w./@-])([a-z][a-z0-9]*(?:-[a-z0-9]+){0,4}-(?:service|svc|api|db|worker|gateway|server|proxy|queue|consumer|frontend|backend|cache|primary|replica|processor|manager|sync|core|web|job)(?:-\d+)?)(?![\w/@-])"
         ),
     ),
     (
@@ -72,8 +74,41 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
         ),
     ),
     (1.5, re.compile(r"(?<![\w/.-])((?:[\w-]+/){1,6}[\w-]+\.(?:py|js|ts|tsx|go|java|rb|rs|c|cc|cpp|h|kt|php))\b")),
-    (2.0, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
     (1.0, re.compile(r"(?<![\w.:/])((?:\d{1,3}\.){3}\d{1,3})\b")),
+    (
+        3.0,
+        re.compile(
+            r"\b[\w-]{1,60}@([\w-]{2,60})(?= (?:LOG|ERROR|FATAL|PANIC|WARNING|DETAIL|STATEMENT|HINT|CONTEXT):|:\[)"
+        ),
+    ),
+    (
+        1.5,
+        re.compile(
+            r"(?<![\w.])([\w-]{2,60})@[\w-]{2,60}(?= (?:LOG|ERROR|FATAL|PANIC|WARNING|DETAIL|STATEMENT|HINT|CONTEXT):|:\[)"
+        ),
+    ),
+    (
+        2.5,
+        re.compile(
+            rf"\b(?:db|database|dbname|user|username|account|host|hostname|node|pod|container|topic|queue|bucket|table|volume|job|service|app|image|name|unit|cluster|group|stream|index|secret|configmap|target|upstream|server|function|resource|device|partition|zone|domain|pvc|claim|disk|interface|repository|repo)(?: ?[=:] ?|=)[\"'\[]?{_Q}?([A-Za-z0-9/][\w.:/@-]{{1,78}})",
+            re.I,
+        ),
+    ),
+    (
+        1.8,
+        re.compile(
+            r"\b(?:user|role|host|node|database|table|topic|queue|job|volume|bucket|parameter|zone|domain|server|service|pod|container|image|repository|function|task|index|stream|account|for|of|on)(?: name)? (?!for |of |to |on |in |is |was |the |and |from |with |by |not |has |at |a )([A-Za-z][\w.-]*[-_.\d][\w.-]*\w)",
+            re.I,
+        ),
+    ),
+    (1.8, re.compile(rf"(?<![\w\\]){_Q}([A-Za-z][\w.:@-]{{2,60}}|/[\w.@+/-]{{2,78}})[\"'`»]")),
+    (3.0, re.compile(r"(?<![\w./:-])((?:[a-z0-9][\w.-]*(?::\d+)?/){1,4}[a-z0-9][\w.-]*:[\w][\w.-]{0,60})(?![\w/:-])")),
+    (
+        1.2,
+        re.compile(
+            r"(?<![\w./@=$%-])((?!(?:read|write|non|re|pre|post|self|long|short|back|in|out|one|two|multi|sub|auto|over|under|up|down|time|fail|high|low|built|end|run|roll|on|off|pod|user|set|so|well|no|per|key|life|round|fall|sign|log|check|clean|shut|start|stand|hand|warm|x|utf|sha|http|https)-)[a-z][a-z0-9]*(?:[-_][a-z0-9]+){1,6})(?![\w/@=(-])"
+        ),
+    ),
 )
 _COMMON = frozenset(
     [
@@ -142,27 +177,35 @@ _NOT_HOST = re.compile(
 _PATH_NOISE = re.compile(r"^/(?:dev/null|usr/(?:bin|lib|local/(?:bin|lib))/|lib/|proc/|HTTP/)")
 
 
-def find(case: Case, lines: Sequence[EvidenceLine], telling: set[str], category: str = "") -> tuple[str, ...]:
+def find(
+    case: Case, lines: Sequence[EvidenceLine], weights: Mapping[str, float], category: str = ""
+) -> tuple[str, ...]:
     """Names found, the likeliest subject first.
 
-    Names on the lines of ids in `telling` count more, so do names that the alert says too, and a name of the kind that
-    `category` is usually about (a host for DNS, a path for a full disk).
+    `weights` (0 to 1, by line id) say how telling each line is; names on telling lines count more, so do names that the
+    alert says too, and a name of the kind that `category` is usually about (a host for DNS, a path for a full disk).
     """
     scores: dict[str, float] = {}
     kind = _SUBJECTS.get(category)
     alert = f"{case.service}\n{case.title}\n{case.message}"[:2_000]
     for line in lines:
-        bonus = 3.0 if line.id in telling else 0.0
-        for name, weight in _names(line.shown):
-            subject = 4.0 if kind is not None and bonus and kind.search(name) else 0.0
-            scores[name] = max(scores.get(name, 0.0), weight + bonus + subject) + 0.2
+        telling = weights.get(line.id, 0.0)
+        parsed = parse(line.text)
+        found = [*_names(parsed.message)]
+        found += [(name, weight) for name, weight in ((parsed.host, 2.0), (parsed.program, 2.0)) if _valid(name)]
+        best: dict[str, float] = {}
+        for name, weight in found:
+            subject = 3.0 if kind is not None and telling > _TELLING and kind.search(name) else 0.0
+            best[name] = max(best.get(name, 0.0), weight + subject)
+        for name, weight in best.items():
+            scores[name] = max(scores.get(name, 0.0), weight * (0.3 + 0.7 * telling) + 3.0 * telling) + 0.1
     for name, weight in _names(alert):
         scores[name] = scores.get(name, 0.0) + weight
     if _valid(case.service):
         scores[case.service] = scores.get(case.service, 0.0) + 2.0
     for name in scores:
-        if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", alert):
-            scores[name] += 3.0
+        if len(name) > 2 and re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", alert):
+            scores[name] += 2.0
         if name.lower() in _BYSTANDERS:
             scores[name] -= 4.0
         if _ADDRESS.match(name):

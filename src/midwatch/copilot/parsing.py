@@ -49,7 +49,7 @@ _COLLECTORS: tuple[re.Pattern[str], ...] = tuple(
         r"^\{(?:\w{1,30}=\"(?P<program>[^\"]{0,80})\"(?:, ?)?)(?:\w{1,30}=\"(?P<host>[^\"]{0,120})\"(?:, ?)?)?(?:\w{1,30}=\"[^\"]{0,120}\"(?:, ?)?){0,8}\} ",  # logcli
         r"^(?P<program>[A-Za-z_][\w./@+-]{0,60})\[\d+\]: ",
         r"^(?:\[\d+(?:-\d+)?\]:?|\[ ?\d+ ?\]|\d+:[A-Z](?= )|\d+#\d+:)\s*",  # a process's number
-        r"^(?:\[?(?:\w{1,10}=(?:\[unknown\])?,){2,8}\w{1,10}=(?:\[unknown\])?\]? |\[unknown\]@\[unknown\] )",  # nobody
+        r"^(?:\[?(?:\w{1,10}=(?:\[unknown\])?,){2,8}\w{1,10}=(?:\[unknown\])?\]? |\[unknown\]@\[unknown\] |\(\):@:\[\d+\]:\s*)",  # nobody
     )
 )
 _COLUMN = re.compile(r"^(?P<program>[a-z][\w.-]{1,60}) {2,}(?=\S)")

@@ -124,6 +124,8 @@ def score(  # noqa: PLR0912 - one term of the sum after another
             value += _relevance(digest.texts[one.first], about)
         if one.first == first_error:
             value += 2.5
+        if shape.detail and not verdict.ci:
+            value += 1.5
         if shape.change and not _habitual(one, digest):
             value += 1.5
         if shape.exception:

@@ -88,7 +88,7 @@ _CHANGE = re.compile(
 )
 """Words of a change of state: what was stopped, started, changed or came back."""
 _DETAIL = re.compile(
-    r"^\s*(?:expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
+    r"^\s*(?:DETAIL|HINT|CAUSE|REASON|expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"^[\W_]*(?:\w{0,2}[\W_]*)$")
