@@ -16,6 +16,16 @@ from midwatch.copilot.parsing import parse
 MAX_ENTITIES = 6
 MAX_NAME_CHARS = 80
 _TELLING = 0.6
+_FIELD = re.compile(
+    r"\"(?:host|hostname|node|pod|service|app|db|database|user|username|container|queue|topic|bucket|resource|name|target|job|instance"
+    r"|volume|table|domain|key|namespace|cluster|pod_name|container_name|objectName|resourceName|involvedObject)\": ?\"([^\"\\]{2,80})\""
+)
+_OF_POD = re.compile(r"^([a-z][\w.-]*?[a-z0-9])(?:-[a-z0-9]{7,10}-[a-z0-9]{5}|-\d{1,6}-[a-z0-9]{5})$")
+_NUMBERED = re.compile(r"^([a-z][\w.-]*?[a-z])-\d{1,6}$")
+_NO_NAME = re.compile(
+    r"(?:thread|exec|pool|scheduling|executor)-\d+$|_pkey$|^(?:x86_64|amd64|arm64|linux)\b|^[\d.]+$|^(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)$"
+    r"|-rss$|^oom-|^E[A-Z]{3,}$|^(?:java|javax|org|com|io|net)\.\w+$|^(?:non|anti)-|/_temp/|^\d{4}-\d\d-"
+)
 
 _Q = r"\\?[\"'`«]"
 _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
@@ -102,7 +112,14 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
         ),
     ),
     (1.8, re.compile(rf"(?<![\w\\]){_Q}([A-Za-z][\w.:@-]{{2,60}}|/[\w.@+/-]{{2,78}})[\"'`»]")),
-    (3.0, re.compile(r"(?<![\w./:-])((?:[a-z0-9][\w.-]*(?::\d+)?/){1,4}[a-z0-9][\w.-]*:[\w][\w.-]{0,60})(?![\w/:-])")),
+    (
+        3.0,
+        re.compile(
+            r"(?<![\w./:-])((?:[a-z0-9][\w.-]*(?::\d+)?/){1,4}[a-z0-9][\w.-]*:[\w][\w.-]{0,60}?)(?=[\s,;)\"'`\]]|: |$)"
+        ),
+    ),
+    (2.5, re.compile(r"(?:github|gitlab|bitbucket)\.(?:com|org)[/:]([\w.-]{1,60}/[\w-]{1,60})")),
+    (1.8, re.compile(r"\bat ([a-z][\w.-]{2,60}):\d{2,5}\b")),
     (
         1.2,
         re.compile(
@@ -144,8 +161,49 @@ _COMMON = frozenset(
         "test",
         "host",
         "name",
-        "is",
-        "not",
+        *(
+            "is",
+            "not",
+            "level",
+            "logger",
+            "timestamp",
+            "service",
+            "status",
+            "attr",
+            "ctx",
+            "connection",
+            "server",
+            "stop",
+            "step",
+        ),
+        *(
+            "exceeded",
+            "reading",
+            "shutting",
+            "starting",
+            "control",
+            "time",
+            "type",
+            "source",
+            "caller",
+            "code",
+            "reason",
+            "cause",
+        ),
+        *(
+            "unavailable",
+            "secret",
+            "local",
+            "step",
+            "unknown]",
+            "started",
+            "stopped",
+            "request",
+            "response",
+            "check_mk",
+            "key",
+            "value",
+        ),
     ]
 )
 _BYSTANDERS = frozenset(
@@ -193,6 +251,9 @@ def find(
         parsed = parse(line.text)
         found = [*_names(parsed.message)]
         found += [(name, weight) for name, weight in ((parsed.host, 2.0), (parsed.program, 2.0)) if _valid(name)]
+        if '":' in line.text:
+            found += [(name, 2.0) for name in _FIELD.findall(line.text) if _valid(name)]
+        found += [(whole, weight * share) for name, weight in found for whole, share in _wholes(name)]
         best: dict[str, float] = {}
         for name, weight in found:
             subject = 3.0 if kind is not None and telling > _TELLING and kind.search(name) else 0.0
@@ -202,16 +263,31 @@ def find(
     for name, weight in _names(alert):
         scores[name] = scores.get(name, 0.0) + weight
     if _valid(case.service):
-        scores[case.service] = scores.get(case.service, 0.0) + 2.0
+        scores[case.service] = scores.get(case.service, 0.0) + 0.5
     for name in scores:
         if len(name) > 2 and re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", alert):
-            scores[name] += 2.0
+            scores[name] += 1.0
         if name.lower() in _BYSTANDERS:
             scores[name] -= 4.0
         if _ADDRESS.match(name):
             scores[name] -= 2.0
     ranked = sorted(scores, key=lambda name: (-scores[name], name))
+    if case.service in ranked[MAX_ENTITIES:]:
+        ranked[MAX_ENTITIES - 1] = case.service
     return tuple(ranked[:MAX_ENTITIES])
+
+
+def _wholes(name: str) -> Iterable[tuple[str, float]]:
+    """What a name is a part of, and how likely that is meant: a pod's deployment, a file's folder, a run's job."""
+    if name.startswith("/"):
+        folder = name.rpartition("/")[0]
+        if folder.count("/") >= 2:
+            yield folder, 0.9
+        return
+    for pattern, share in ((_OF_POD, 0.9), (_NUMBERED, 0.6)):
+        match = pattern.match(name)
+        if match is not None and _valid(match[1]):
+            yield match[1], share
 
 
 def _names(text: str) -> Iterable[tuple[str, float]]:
@@ -231,4 +307,5 @@ def _valid(name: str) -> bool:
         and _PATH_NOISE.match(name) is None
         and not name.isdigit()
         and "·" not in name
+        and _NO_NAME.search(name) is None
     )
