@@ -5,9 +5,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-from verdict_kit import verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from verdict_kit import verdict
 
 from midwatch.evaluation import measures
 from midwatch.evaluation.measures import aurc, auroc, brier, ece, ece_floor, measure, risk_coverage

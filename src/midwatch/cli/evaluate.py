@@ -268,7 +268,7 @@ def _show(evaluated: Evaluated) -> None:
         cells = []
         for measures in evaluated.measures.values():
             found = measures[key].interval
-            wide = found is not None and found.low < found.high
+            wide = found is not None and found.low < found.high and len(evaluated.columns) <= 3
             cells.append("–" if found is None else figure(found.value) + (f" ({reach(found)})" if wide else ""))
         table.add_row(f"{first.name}, {first.unit}", *cells)
     for name in ("share_kept", "mean_wrong"):

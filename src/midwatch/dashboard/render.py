@@ -83,7 +83,6 @@ class Pages:
     def _draw(self, request: Request, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(
             now=self._now(),
-            threshold=self._settings.copilot.confidence_threshold,
             notifies=self._settings.notify.slack_webhook_url is not None,
             hook_url=f"{self._base_url(request)}/hooks/text",
             hook_has_token=bool((source := self._settings.sources.get("text")) and source.tokens),

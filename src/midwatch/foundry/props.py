@@ -1,4 +1,4 @@
-"""What stands around a program while it is broken: callers, a dependency that misbehaves, names, certificates, mounts."""
+"""What stands around a program while it is broken: callers, a bad dependency, names, certificates, mounts."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ class Dependency:
         status, reason = (200, "OK") if manner == "ok" else (self.status, self.reason)
         head = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         body = self.body.encode()
-        connection.sendall(
-            f"HTTP/1.1 {status} {reason}\r\n{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\n{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
+        connection.sendall(head.encode() + body)
         return True
 
 
@@ -226,10 +226,38 @@ def certificate(folder: Path, name: str, *, days: int = 90, alias: str = "localh
     request = folder / f"{name}.csr"
     stamp = "%Y%m%d%H%M%SZ"
     for command in (
-        ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(made.key), "-out", str(request)],
-        ["ca", "-batch", "-selfsign", "-in", str(request), "-keyfile", str(made.key), "-out", str(made.cert), "-notext",
-         "-extensions", "ext", "-startdate", time.strftime(stamp, time.gmtime(begin)), "-enddate", time.strftime(stamp, time.gmtime(end))],
-    ):  # fmt: skip
+        [
+            "req",
+            "-new",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            str(made.key),
+            "-out",
+            str(request),
+        ],
+        [
+            "ca",
+            "-batch",
+            "-selfsign",
+            "-in",
+            str(request),
+            "-keyfile",
+            str(made.key),
+            "-out",
+            str(made.cert),
+            "-notext",
+            "-extensions",
+            "ext",
+            "-startdate",
+            time.strftime(stamp, time.gmtime(begin)),
+            "-enddate",
+            time.strftime(stamp, time.gmtime(end)),
+        ],
+    ):
         done = subprocess.run(  # noqa: S603 - our own arguments
             ["openssl", command[0], "-config", str(config), *command[1:]],  # noqa: S607
             capture_output=True,

@@ -1,14 +1,18 @@
 """Node.js services. The family is held out of training, so its trades and its wording are its own."""
 
+# ruff: noqa: E501 - one row of a table is one line
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 
 from midwatch.foundry.place import Place
-from midwatch.foundry.service_calm import CALM
-from midwatch.foundry.service_faults import SCENES, Defect, Kit, Release, faults_of
-from midwatch.foundry.services import Runtime, Service
+from midwatch.foundry.services.calm import CALM
+from midwatch.foundry.services.defects import IN_CODE
+from midwatch.foundry.services.kit import Defect, Kit, Release, faults_of
+from midwatch.foundry.services.limits import LIMITS
+from midwatch.foundry.services.outside import OUTSIDE
+from midwatch.foundry.services.service import Runtime, Service
 
 TRADES = (
     ("storefront", "basket", "wallet"),
@@ -33,32 +37,32 @@ RUNTIME = Runtime(
     trades=TRADES,
 )
 DEFECTS = (
-    Defect(fields={"coupon": "STAFF"}, error=r"TypeError: Cannot read properties of undefined \(reading 'percent'\)", function="discountPercent"),
-    Defect(fields={"coupon": "BLACKWEEK"}, error=r"TypeError: Cannot read properties of undefined \(reading 'terms'\)", function="discountPercent"),
-    Defect(fields={"customer": None}, error=r"TypeError: Cannot read properties of null \(reading 'address'\)", function="customerZone"),
-    Defect(fields={"customer": {"address": {}}}, error=r"TypeError: Cannot read properties of undefined \(reading 'toLowerCase'\)", function="customerZone"),
-    Defect(fields={"customer": {"address": {"country": 49}}}, error=r"TypeError: .*toLowerCase is not a function", function="customerZone"),
-    Defect(fields={"lines": []}, error=r"TypeError: Reduce of empty array with no initial value", function="averagePrice"),
-    Defect(fields={"lines": [{"price": "12,50"}]}, error=r"SyntaxError: Cannot convert 12,50 to a BigInt", function="lineTotal"),
-    Defect(fields={"due": "31/12/2026"}, error=r"RangeError: Invalid time value", function="dueDate"),
-    Defect(fields={"extra": "{'gift': 1}"}, error=r"SyntaxError: Expected property name or '}' in JSON", function="extraFields"),
-    Defect(fields={"extra": ""}, error=r"SyntaxError: Unexpected end of JSON input", function="extraFields"),
-    Defect(fields={"region": 3}, error=r"TypeError: Cannot read properties of undefined \(reading 'code'\)", function="regionCode"),
-    Defect(fields={"note": "%E0%A4"}, error=r"URIError: URI malformed", function="giftNote"),
-    Defect(fields={"points": 5}, error=r"TypeError: .*filter is not a function", function="loyaltyTier"),
-    Defect(fields={"number": "1234567890"}, error=r"RangeError: Invalid count value: -2", function="paddedNumber"),
-    Defect(fields={"lines": [{"price": "9.90", "category": "boots"}]}, error=r"RangeError: Maximum call stack size exceeded", function=""),
-    Defect(fields={"postal": {"customer": None}}, error=r"TypeError: Cannot read properties of null \(reading 'address'\)", function="customerZone", job=True),
-    Defect(fields={"postal": {"customer": {}}}, error=r"TypeError: Cannot read properties of undefined \(reading 'country'\)", function="customerZone", job=True),
-    Defect(fields={"postal": {"customer": {"address": {"country": 1}}}}, error=r"TypeError: .*toLowerCase is not a function", function="customerZone", job=True),
+    Defect(fields={"coupon": "STAFF"}, error=r"TypeError: Cannot read properties of undefined \(reading 'percent'\)"),
+    Defect(fields={"coupon": "BLACKWEEK"}, error=r"TypeError: Cannot read properties of undefined \(reading 'terms'\)"),
+    Defect(fields={"customer": None}, error=r"TypeError: Cannot read properties of null \(reading 'address'\)"),
+    Defect(fields={"customer": {"address": {}}}, error=r"TypeError: Cannot read properties of undefined \(reading 'toLowerCase'\)"),
+    Defect(fields={"customer": {"address": {"country": 49}}}, error=r"TypeError: .*toLowerCase is not a function"),
+    Defect(fields={"lines": []}, error=r"TypeError: Reduce of empty array with no initial value"),
+    Defect(fields={"lines": [{"price": "12,50"}]}, error=r"SyntaxError: Cannot convert 12,50 to a BigInt"),
+    Defect(fields={"due": "31/12/2026"}, error=r"RangeError: Invalid time value"),
+    Defect(fields={"extra": "{'gift': 1}"}, error=r"SyntaxError: Expected property name or '}' in JSON"),
+    Defect(fields={"extra": ""}, error=r"SyntaxError: Unexpected end of JSON input"),
+    Defect(fields={"region": 3}, error=r"TypeError: Cannot read properties of undefined \(reading 'code'\)"),
+    Defect(fields={"note": "%E0%A4"}, error=r"URIError: URI malformed"),
+    Defect(fields={"points": 5}, error=r"TypeError: .*filter is not a function"),
+    Defect(fields={"number": "1234567890"}, error=r"RangeError: Invalid count value: -2"),
+    Defect(fields={"lines": [{"price": "9.90", "category": "boots"}]}, error=r"RangeError: Maximum call stack size exceeded"),
+    Defect(fields={"postal": {"customer": None}}, error=r"TypeError: Cannot read properties of null \(reading 'address'\)", job=True),
+    Defect(fields={"postal": {"customer": {}}}, error=r"TypeError: Cannot read properties of undefined \(reading 'country'\)", job=True),
+    Defect(fields={"postal": {"customer": {"address": {"country": 1}}}}, error=r"TypeError: .*toLowerCase is not a function", job=True),
 )  # fmt: skip
 RELEASES = (
-    Release(file="orders.js", before="const percent = discountPercent(order);", after="const percent = order.pricing.percent;", error=r"TypeError: Cannot read properties of undefined \(reading 'percent'\)", function="total"),
-    Release(file="orders.js", before="module.exports = { total,", after="module.exports = { totals: total,", error=r"TypeError: orders\.total is not a function", function="create"),
-    Release(file="orders.js", before="return (sum * (100 - percent)", after="return (subtotal * (100 - percent)", error=r"ReferenceError: subtotal is not defined", function="total"),
+    Release(file="orders.js", before="const percent = discountPercent(order);", after="const percent = order.pricing.percent;", error=r"TypeError: Cannot read properties of undefined \(reading 'percent'\)"),
+    Release(file="orders.js", before="module.exports = { total,", after="module.exports = { totals: total,", error=r"TypeError: orders\.total is not a function"),
+    Release(file="orders.js", before="return (sum * (100 - percent)", after="return (subtotal * (100 - percent)", error=r"ReferenceError: subtotal is not defined"),
     Release(file="main.js", before="const upstream = require('./upstream');", after="const upstream = require('./upstream');\nrequire('@opentelemetry/api');", error=r"Error: Cannot find module '@opentelemetry/api'", at_start=True),
-    Release(file="main.js", before="this.saved.push({ id, amount });", after="this.store.push({ id, amount });", error=r"TypeError: Cannot read properties of undefined \(reading 'push'\)", function="create"),
-    Release(file="upstream.js", before="JSON.stringify({ id: orderId, amount })", after="{ id: orderId, amount }", error=r"argument must be (of type string|one of type string)", function=""),
+    Release(file="main.js", before="this.saved.push({ id, amount });", after="this.store.push({ id, amount });", error=r"TypeError: Cannot read properties of undefined \(reading 'push'\)"),
+    Release(file="upstream.js", before="JSON.stringify({ id: orderId, amount })", after="{ id: orderId, amount }", error=r"argument must be (of type string|one of type string)"),
     Release(file="log.js", before="const layouts = {", after="const layouts = {{", error=r"SyntaxError: Unexpected token '{'", at_start=True),
     Release(file="main.js", before="const settings = loadSettings();", after="const settings = await loadSettings();", error=r"SyntaxError: await is only valid in async functions", at_start=True),
 )  # fmt: skip
@@ -87,10 +91,8 @@ KIT = Kit(
     runtime=RUNTIME,
     patterns={
         "oom": r"JavaScript heap out of memory|Reached heap limit|Ineffective mark-compacts",
-        "frame": r"^    at (async )?(\w+\.)?{function} \(",
         "thread": r"triggerUncaughtException",
         "flag": r"TypeError: Cannot read properties of undefined \(reading 'terms'\)",
-        "flag_function": "discountPercent",
         "dns": r"getaddrinfo (ENOTFOUND|EAI_AGAIN)",
         "refused": r"ECONNREFUSED",
         "reset": r"ECONNRESET|socket hang up",
@@ -116,4 +118,4 @@ KIT = Kit(
     open_files=42,
     styles=("pm2", "pm2", "kubelet"),
 )
-FAULTS = (*faults_of(KIT, SCENES, ("node",)), *faults_of(KIT, CALM, ("node",)))
+FAULTS = tuple(faults_of(KIT, {**IN_CODE, **LIMITS, **OUTSIDE, **CALM}, ("node",)))
