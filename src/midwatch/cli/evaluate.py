@@ -260,7 +260,9 @@ def _show(evaluated: Evaluated) -> None:
     from midwatch.evaluation.page import reach
     from midwatch.results import figure
 
-    table = Table(title=f"{evaluated.name}: {len(next(iter(evaluated.columns.values())))} incidents")
+    count = len(next(iter(evaluated.columns.values())))
+    Console().print(f"\n{evaluated.name}: {count} incident{'' if count == 1 else 's'}")
+    table = Table()
     table.add_column("measure")
     for name in evaluated.columns:
         table.add_column(name, justify="right")
