@@ -33,6 +33,9 @@ SMALL_BUDGET_TOKENS = 1_000
 SMALL_SHOWN_CHARS = 180
 """Within a small budget a line is cut earlier, so that more lines are shown."""
 _CONSIDERED = 400
+_ENOUGH = 6
+_WORTH_SHOWING = 0.0
+"""Least score of a line that is shown beside enough others."""
 _WORTH_A_SECOND = 4.0
 """Least score of a line whose template is shown already."""
 
@@ -142,7 +145,7 @@ def _choose(scored: list[Scored], digest: Digest, budget: int, text: Callable[[i
     for one in wanted:
         if len(chosen) >= MAX_LINES_SHOWN:
             break
-        if one.at in chosen or one.shape.wording.words == ():
+        if one.at in chosen or one.shape.wording.words == () or (len(chosen) >= _ENOUGH and one.score < _WORTH_SHOWING):
             continue
         line = _show(one, text(one.at), limit)
         cost = _cost(line)

@@ -193,6 +193,11 @@ def _parse_text(text: str) -> Parsed:
     return Parsed(text.strip(), level, time, host, program)
 
 
+def strip_time(text: str) -> str:
+    """A line without the times that it begins with, so that a pattern may ask for the line's beginning."""
+    return _strip_time(text)[1]
+
+
 def _strip_time(text: str) -> tuple[str, str]:
     """The time at the start of a text (a collector's may stand before the program's own), and the rest."""
     time = ""

@@ -100,7 +100,9 @@ def weigh(case: Case, digest: Digest) -> Verdict:
     return Verdict(ranking, placed, rollout, ci, end if ci else None)
 
 
-def score(case: Case, digest: Digest, verdict: Verdict, baseline: Baseline | None) -> list[Scored]:
+def score(  # noqa: PLR0912 - one term of the sum after another
+    case: Case, digest: Digest, verdict: Verdict, baseline: Baseline | None
+) -> list[Scored]:
     """Every kept line with its score, the best first."""
     worth = _worth(verdict)
     end = digest.total if verdict.end_of_build is None else verdict.end_of_build

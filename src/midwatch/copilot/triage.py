@@ -217,6 +217,7 @@ class Triage:
             bill,
             replace(judged, confidence=round(certain, 4)),
             heard=heard,
+            threshold=threshold,
             action=confidence.action_of(certain, threshold, can_escalate=can_escalate),
             escalated=column == "escalated",
             notes=[*notes, *([final.note] if final.note else [])],
@@ -267,6 +268,7 @@ def _diagnosis(
     judged: Judgement,
     *,
     heard: Opinion | None,
+    threshold: float,
     action: Action,
     escalated: bool,
     notes: list[str],
@@ -302,6 +304,7 @@ def _diagnosis(
         rejected_citations=answer.rejected,
         escalated=escalated,
         note=" ".join(notes),
+        threshold=round(threshold, 4),
         signals=judged.signals,
         heard={} if heard is None else {k: round(v, 4) for k, v in heard.shares.items() if v >= HEARD},
     )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot import rules, signatures
-from midwatch.copilot.parsing import Level, clean, clip, parse
+from midwatch.copilot.parsing import Level, clean, clip, parse, strip_time
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
@@ -44,62 +44,30 @@ _DECIDED_BY_NUMBERS = re.compile(
     r"\W{0,4}(?:[a-z]+[ :=]{1,2}){0,2}\d"
     r"|\d+(?: [a-z]+)? (?:fail|err|problem|tests?|vulnerab|nodes|warning|violation|restart)"
 )
-_TROUBLE = (
-    *(
-        "error",
-        "fail",
-        "fatal",
-        "panic",
-        "exception",
-        "exceed",
-        "refus",
-        "denied",
-        "deny",
-        "timeout",
-        "timed out",
-        "unable",
-    ),
-    *(
-        "cannot",
-        "could not",
-        "couldn't",
-        "can't",
-        "critical",
-        "kill",
-        "abort",
-        "lost",
-        "down",
-        "reset",
-        "expire",
-        "full",
-    ),
-    *(
-        "invalid",
-        "unknown",
-        "missing",
-        "not found",
-        "unreachable",
-        "unavailable",
-        "no such",
-        "no route",
-        "reject",
-        "drop",
-    ),
-    *("exhaust", "too many", "too long", "stuck", "stall", "crash", "forbidden", "unauthorized", "corrupt", "conflict"),
-    *(
-        "not ready",
-        "unhealthy",
-        "overload",
-        "evict",
-        "throttl",
-        "deadlock",
-        "backoff",
-        "back-off",
-        "mismatch",
-        "violat",
-    ),
-    *("not allowed", "not permitted", "insufficient", "out of ", "no space", "limit reached", "gave up", "giving up"),
-    *("bad gateway", "unexpected", "does not ", "doesn't ", "is not ", "no active", "no healthy", "misconfig"),
+_MAYBE_TROUBLE = (
+    "err",
+    "fail",
+    "fatal",
+    "panic",
+    "excep",
+    "refus",
+    "denied",
+    "time",
+    "unable",
+    "cannot",
+    "not ",
+    "kill",
+    "lost",
+)
+"""Words that a line must hold to be told apart once a store is full."""
+_TROUBLE = re.compile(
+    r"error|fail(?:ed|ure|ing|s\b|\b)|fatal|\bpanic|exception|exceed|refus|\bden(?:ied|y|ies)\b|timed?[- ]?out|\bunable\b"
+    r"|\b(?:cannot|can'?t|could(?: not|n't)|does(?: not|n't)|did(?: not|n't)|is(?: not|n't)|won't|not (?:found|ready|allowed|permitted|available|responding|reachable|set))\b"
+    r"|critical|\bkill(?:ed|ing)?\b|abort|\blost\b|\bdown\b|\bresets?\b|expired?\b|\bfull\b|invalid|unknown|\bmissing\b|unreachable|unavailable"
+    r"|\bno (?:such|route|space|active|healthy|available|leader|quorum|endpoints?|space|response|nodes?|matching|tests?)\b|reject|dropp(?:ed|ing)\b|exhaust"
+    r"|\btoo (?:many|long|large|slow|old|few|small)\b|\bstuck\b|stall|crash|forbidden|unauthori[sz]ed|corrupt|conflict|unhealthy|overload|\bevict|throttl"
+    r"|deadlock|back-?off|mismatch|violat|insufficient|\bout of\b|limit reached|g(?:ave|iving) up|bad gateway|unexpected|misconfig|stale|lag(?:ging)?\b|behind\b"
+    r"|degraded|terminated|segfault|core dumped|undefined|unresolved|not (?:be|exist)|no longer|\bslow\b|blocked|exited with|non-?zero"
 )
 """Words that tell of trouble at any level: programs log much of it as information."""
 _ECHO = re.compile(r"^\S{0,40}\s*\+{1,2} \w")
@@ -221,7 +189,7 @@ class TemplateStore:
             return self.blank
         full = len(self._by_words)
         if full >= MAX_SHAPES and (
-            full >= 2 * MAX_SHAPES or not any(word in line[:MAX_KEY_BYTES].lower() for word in _TROUBLE)
+            full >= 2 * MAX_SHAPES or not any(word in line[:MAX_KEY_BYTES].lower() for word in _MAYBE_TROUBLE)
         ):
             return self.rest
         shape = self._make(line, fresh)
@@ -236,7 +204,7 @@ class TemplateStore:
         parsed = parse(line)
         message = parsed.message
         raw = line if len(line) < signatures.MAX_LINE_CHARS else clip(line, signatures.MAX_LINE_CHARS)
-        lower = clean(raw).lower()
+        lower = strip_time(clean(raw)).lower()
         frame = _FRAME.match(message) is not None
         shape = Shape(
             self.miner.add(message),
@@ -296,7 +264,7 @@ class _Words(dict[bytes, bytes]):
 def _tells_of_trouble(lower: str) -> bool:
     """Whether a message says that something went wrong, and does not take it back."""
     text = lower[:MAX_KEY_BYTES]
-    return any(word in text for word in _TROUBLE) and rules.NEGATED.search(text) is None
+    return _TROUBLE.search(text) is not None and rules.NEGATED.search(text) is None
 
 
 def prints_source(line: str, message: str) -> bool:

@@ -111,7 +111,8 @@ def make_lessons(seed: int, count: int, *, jobs: int = 0) -> list[Lesson]:
 
 
 def _chunk(chunk: tuple[int, int]) -> list[Lesson]:
-    from midwatch.foundry import compose
+    from midwatch.foundry import bank, compose
 
     seed, count = chunk
-    return list(lessons(compose.make(seed, count, part="train"), seed))
+    made = compose.make(seed, count, part="train", recordings=compose.recorded(), bank=bank.load())
+    return list(lessons(made, seed))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from midwatch.foundry.bank import message_of
 from midwatch.foundry.collectors import OF_SYSLOG, Voice
 from midwatch.foundry.names import Cast, Printing
 from midwatch.foundry.pools import listed
+from midwatch.foundry.recording import Recording
 from midwatch.foundry.shapes import MERGING, POSTGRES_TITLES, Printer, Who, printer
 
 Role = Literal["truth", "symptom", "before", "healthy", "recovery", "consequence", "injected", "secret", "other_fault"]
@@ -38,6 +39,13 @@ class Stage:
     hosts: list[str] = field(default_factory=list)
     namespace: str = "default"
     collector: str = "raw"
+    renamed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def names_for(self, recording: Recording) -> dict[str, str]:
+        """The new names for the old ones of a recording, the same each time that it is played here."""
+        if recording.id not in self.renamed:
+            self.renamed[recording.id] = self.cast.rename(recording.names)
+        return self.renamed[recording.id]
 
     def voice(self, key: str, program: str, service: str = "", host: str = "") -> Voice:
         """The voice of a program, made at its first use. A service without a name gets one that fits the program."""
@@ -56,13 +64,13 @@ class Stage:
     def _service_of(self, program: str) -> str:
         if program in MACHINERY:
             return _TAGS.get(program, program)
-        if program in _SERVERS:
+        if is_infrastructure(program):
             word = self.cast.another("service").split("-")[0]
             return self.source.choice((program, f"{word}-{program}", f"{program}-{self.source.randint(0, 2)}"))
         return self.cast.another("service")
 
     def _tag(self, program: str, service: str) -> str:
-        return _TAGS.get(program, program if program in _SERVERS else service)
+        return _TAGS.get(program, program if is_infrastructure(program) else service)
 
     def _host(self) -> str:
         if not self.hosts or (len(self.hosts) < 6 and self.source.random() < 0.3):
@@ -81,11 +89,26 @@ class Speech:
         who = Who(service=voice.service, program=voice.program, host=host, pid=voice.pid)
         self._print: Printer = printer(shape, who, stage.source)
 
-    def say(self, texts: Sequence[str], at: float, *, role: Role, level: str, printing: Printing) -> list[Said]:
-        """Say messages one after the other from a moment on."""
+    def say(
+        self,
+        texts: Sequence[str],
+        at: float,
+        *,
+        role: Role,
+        level: str,
+        printing: Printing,
+        tells: Callable[[str], bool] = lambda text: True,
+    ) -> list[Said]:
+        """Say messages one after the other from a moment on. Lines that tell nothing are no truth but a symptom."""
         lines: list[Said] = []
         for message in messages(texts):
-            lines += self.lines(message, at, level=level, role=role, printing=printing)
+            said = self.lines(message, at, level=level, role=role, printing=printing)
+            if role == "truth" and len(said) == len(message):
+                said = [
+                    item if tells(text) else replace(item, role="symptom")
+                    for item, text in zip(said, message, strict=True)
+                ]
+            lines += said
             at += 10 ** self._stage.source.uniform(-3, 0.8)
         return lines
 
@@ -117,6 +140,11 @@ class Speech:
         if bare:
             return lambda at: text
         return lambda at: self._print(level, text, at)
+
+
+def is_infrastructure(program: str) -> bool:
+    """Whether a program (or the tag that it logs under) serves others and is no service of a team's own."""
+    return program in INFRASTRUCTURE or program in _TAGS.values()
 
 
 def messages(texts: Sequence[str]) -> list[list[str]]:
@@ -158,4 +186,8 @@ _TAGS = {
     "docker": "dockerd",
     "mariadb": "mariadbd",
     "mongodb": "mongod",
+    "redis": "redis-server",
+    "rabbitmq": "rabbitmq-server",
+    "nats": "nats-server",
+    "mysql": "mysqld",
 }

@@ -12,7 +12,7 @@ from midwatch.foundry.collectors import Voice
 from midwatch.foundry.names import Printing
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.replay import Part, Playing, TapeLine, named_parts, tape_of
-from midwatch.foundry.said import INFRASTRUCTURE, Role, Said, Speech, Stage
+from midwatch.foundry.said import Role, Said, Speech, Stage, is_infrastructure
 
 CI_PREFIX = "ci_"
 LEVELS = {"critical": "fatal", "error": "error", "warning": "warn", "info": "info", "debug": "debug", "": "info"}
@@ -23,7 +23,7 @@ LEVELS = {"critical": "fatal", "error": "error", "warning": "warn", "info": "inf
 class Story:
     """One thing that happened. `broke_at` and `ended_at` are moments; `ended_at` is None where it went on.
 
-    `voice` is who failed, `alerts` are (title, message) that fired for it.
+    `voice` is who failed, `services` are those that the story names, `alerts` are (title, message) that fired for it.
     """
 
     category: str
@@ -40,6 +40,7 @@ class Story:
     templated: bool = False
     language: str = "en"
     ci: bool = False
+    services: tuple[str, ...] = ()
     alerts: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -53,17 +54,19 @@ def in_ci(item: Recording | Entry) -> bool:
     return item.category.startswith(CI_PREFIX) or (isinstance(item, Entry) and "gha" in item.shape)
 
 
-def tell(item: Recording | Entry, stage: Stage, at: float, limit: int) -> Story:
-    """Tell a recording or an entry, beginning at a moment, in at most about `limit` lines."""
-    return _of_recording(item, stage, at, limit) if isinstance(item, Recording) else _of_entry(item, stage, at, limit)
+def tell(item: Recording | Entry, stage: Stage, at: float, *, limit: int, lasts_s: float) -> Story:
+    """Tell a recording or an entry from a moment on: in at most about `limit` lines, in about that time."""
+    if isinstance(item, Recording):
+        return _of_recording(item, stage, at, limit, lasts_s)
+    return _of_entry(item, stage, at, limit, lasts_s)
 
 
-def _of_recording(recording: Recording, stage: Stage, at: float, limit: int) -> Story:
+def _of_recording(recording: Recording, stage: Stage, at: float, limit: int, lasts_s: float) -> Story:
     tape = tape_of(recording)
-    renamed = stage.cast.rename(recording.names)
+    renamed = stage.names_for(recording)
     kept = window(tape.lines, limit)
-    moments = stretched([line.at for line in kept], stage.source, at)
-    voices = {who: voice_of(who, recording.program, renamed, stage) for who in dict.fromkeys(x.source for x in kept)}
+    moments = stretched([line.at for line in kept], stage.source, at, lasts_s)
+    voices = {who: voice_of(who, recording, stage) for who in dict.fromkeys(x.source for x in kept)}
     playing = Playing(tape, renamed, stage.source)
     begins: dict[int, float] = {}
     lines = [
@@ -92,26 +95,28 @@ def _of_recording(recording: Recording, stage: Stage, at: float, limit: int) -> 
         accepted=recording.accepted,
         templated=recording.templated,
         ci=in_ci(recording),
+        services=tuple(renamed[old] for old, kind in recording.names.items() if kind == "service" and old in renamed),
         alerts=[(title, message)] if title else [],
     )
 
 
-def _of_entry(entry: Entry, stage: Stage, at: float, limit: int) -> Story:
+def _of_entry(entry: Entry, stage: Stage, at: float, limit: int, lasts_s: float) -> Story:
     source = stage.source
     speech = speaker(entry, stage)
     told = Printing(stage.cast, source)
     lines: list[Said] = []
     for _ in range(_cycles(entry, source, limit)):
         lines += speech.say(entry.before, at, role="before", level="info", printing=Printing(stage.cast, source))
-        at = lines[-1].at + source.uniform(1, 90)
+        at = lines[-1].at + source.uniform(0.02, 0.4) * lasts_s
     broke = at
     lines += speech.say(entry.scary, at, role="symptom", level="warn", printing=told)
     level = "info" if entry.kind == "false_alarm" else "error"
-    for number in range(_repeats(entry, source, limit - len(lines))):
+    repeats = _repeats(entry, source, limit - len(lines))
+    for number in range(repeats):
         if lines and (number or entry.scary):
-            at = lines[-1].at + source.uniform(2, 120)
+            at = lines[-1].at + source.uniform(0.2, 1.8) * max(1.0, lasts_s / (repeats + 1))
         printing = Printing(stage.cast, source) if number else told
-        lines += speech.say(entry.lines, at, role="truth", level=level, printing=printing)
+        lines += speech.say(entry.lines, at, role="truth", level=level, printing=printing, tells=entry.tells)
         after = lines[-1].at + 10 ** source.uniform(-2, 1.3)
         lines += speech.say(entry.symptoms, after, role="symptom", level=level, printing=printing)
     entity, cause, *alerts = (told.fill(text, broke) for text in (entry.entity, entry.cause, *entry.alert))
@@ -140,7 +145,7 @@ def speaker(entry: Entry, stage: Stage) -> Speech:
     service = stage.cast.name("service") if named & {"service", "pod", "container"} else ""
     host = stage.cast.name("host") if "host" in named else stage.cast.name("node") if "node" in named else ""
     program = Printing(stage.cast, stage.source).fill(entry.source, 0.0) or entry.program
-    own = "" if program in INFRASTRUCTURE else service
+    own = "" if is_infrastructure(program) else service
     return Speech(stage, stage.voice(f"{entry.program}/{program}", program, own, host), shape)
 
 
@@ -174,11 +179,11 @@ def window(lines: Sequence[TapeLine], limit: int) -> list[TapeLine]:
     return [line for line in lines if line.breath in breaths][: limit + 60]
 
 
-def stretched(moments: Sequence[float], source: random.Random, at: float) -> list[float]:
-    """Recorded moments from `at` on: short gaps as they were, longer ones stretched by one factor with jitter."""
-    factor = 10 ** source.uniform(-0.3, 1.7)
+def stretched(moments: Sequence[float], source: random.Random, at: float, lasts_s: float) -> list[float]:
+    """Recorded moments from `at` on, in about `lasts_s`: short gaps as they were, longer ones stretched with jitter."""
+    factor = min(300.0, max(0.5, lasts_s / max(moments[-1] - moments[0], 1.0)))
     out: list[float] = []
-    last = moments[0] if moments else 0.0
+    last = moments[0]
     for moment in moments:
         gap = max(0.0, moment - last)
         at += gap if gap < 0.05 else gap * factor * source.uniform(0.6, 1.5)
@@ -192,9 +197,12 @@ def player(playing: Playing, line: TapeLine) -> Callable[[float], str]:
     return lambda at: playing.text(line, at)
 
 
-def voice_of(who: str, program: str, renamed: Mapping[str, str], stage: Stage) -> Voice:
-    """The voice of a source of a recording: under its new name where it has one."""
-    return stage.voice(f"tape/{program}/{who}", who, renamed.get(who, ""))
+def voice_of(who: str, recording: Recording, stage: Stage) -> Voice:
+    """The voice of a source of a recording: under its new name where it has one, else on the host that is named."""
+    renamed = stage.names_for(recording)
+    hosts = [renamed[name] for name, kind in recording.names.items() if kind == "host" and name in renamed]
+    host = hosts[0] if len(hosts) == 1 and who not in renamed else ""
+    return stage.voice(f"{recording.id}/{who}", who, renamed.get(who, ""), host)
 
 
 def _role(recording: Recording, line: TapeLine) -> Role:
