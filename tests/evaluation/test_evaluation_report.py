@@ -89,6 +89,18 @@ def test_a_cost_row_says_the_price_its_date_and_that_it_is_estimated() -> None:
     assert row.peer_value is not None and row.peer_value > row.value
 
 
+def test_columns_without_a_part_have_a_table_of_their_own_beside_the_whole(tmp_path: Path) -> None:
+    some = evaluated()
+    some = replace(some, columns={**some.columns, "no-rules": some.columns["rules"]})
+    paths = report.write(some, tmp_path)
+    worth = {row.name: row for row in results.read(paths[1])}
+    row = worth["foundry-programs, no-rules: category right"]
+    assert (row.value, row.peer, row.peer_value) == (0.5, "with every part", 0.9)
+    assert row.target is None
+    assert not any("no-rules" in row.name for row in results.read(paths[0]))
+    assert report.ablation(evaluated()) == []
+
+
 def test_sources_are_told_apart_where_there_are_several() -> None:
     some = evaluated("incidents")
     mixed = {

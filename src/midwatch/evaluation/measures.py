@@ -234,6 +234,7 @@ def _spent(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
         )
         for percent in (50, 95)
     ]
+    up = [float(item.escalated) for item in verdicts] if any(item.escalated for item in verdicts) else []
     spent = [item.cost_usd for item in verdicts]
     cost = Measure(
         key="usd",
@@ -242,7 +243,7 @@ def _spent(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
         interval=redrawn(lambda values: float(values.mean()), spent, seed=seed) if spent else None,
         cases=len(spent),
     )
-    return [*found, cost]
+    return [_mean("escalated", "answered by the bigger host", up, seed), *found, cost]
 
 
 def scores(verdicts: Sequence[Verdict]) -> tuple[list[float], list[float]]:

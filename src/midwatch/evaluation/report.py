@@ -12,6 +12,7 @@ from pathlib import Path
 
 from midwatch import results
 from midwatch.evaluation import cost, figures, promise
+from midwatch.evaluation.ablation import PARTS
 from midwatch.evaluation.cost import Curve
 from midwatch.evaluation.intervals import Interval, redrawn
 from midwatch.evaluation.measures import Measure, answers, measure, share_right
@@ -22,6 +23,8 @@ from midwatch.results import Direction, Row
 LOCAL, BIGGER = "local", "bigger"
 BY_SOURCE = ("accuracy", "accuracy_accepted", "accepted", "entity", "cited_f1", "shown_any")
 """Measures that are told for each source of a set."""
+WORTH = ("accuracy", "top3", "accepted", "accuracy_accepted", "cited_f1", "sure_wrong", "ece", "auroc", "seconds_p50")
+"""Measures that show what a part is worth."""
 Aim = tuple[float, Direction]
 AIMS: Mapping[str, Mapping[str, Aim]] = {
     "foundry-seeds": {
@@ -128,6 +131,8 @@ def rows(evaluated: Evaluated) -> list[Row]:
     """One row for each measure of each column; the local one's carry the aims, and the rules beside them."""
     found = []
     for column, measures in evaluated.measures.items():
+        if column in PARTS:
+            continue
         beside = evaluated.measures.get("rules", {}) if column != "rules" else {}
         for item in measures.values():
             if item.interval is not None:
@@ -135,16 +140,26 @@ def rows(evaluated: Evaluated) -> list[Row]:
                 row = _row(evaluated.name, column, item, peer)
                 found.append(_with_faults(row, evaluated.columns[column]) if item.key == "accuracy" else row)
     found += _source_rows(evaluated)
-    for column, kept in evaluated.promises.items():
-        found += _promise_rows(evaluated.name, column, kept)
-    for column, kept in evaluated.promises_by_fault.items():
-        found += _promise_rows(evaluated.name, column, kept, of="faults")
+    for promises, of in ((evaluated.promises, ""), (evaluated.promises_by_fault, "faults")):
+        for column, kept in promises.items():
+            found += _promise_rows(evaluated.name, column, kept, of) if column not in PARTS else []
     if evaluated.curve is not None:
         found += _cost_rows(f"{evaluated.name}, {evaluated.priced}", evaluated.curve)
     return found
 
 
-def _row(name: str, column: str, item: Measure, peer: Interval | None) -> Row:
+def ablation(evaluated: Evaluated) -> list[Row]:
+    """What each part is worth: a row for each column without one and each telling measure, beside the whole."""
+    whole = evaluated.measures.get(LOCAL, {})
+    found = []
+    for column in PARTS if whole else ():
+        for item in (evaluated.measures[column][key] for key in WORTH) if column in evaluated.measures else ():
+            if item.interval is not None:
+                found.append(_row(evaluated.name, column, item, whole[item.key].interval, beside="with every part"))
+    return found
+
+
+def _row(name: str, column: str, item: Measure, peer: Interval | None, beside: str = "rules") -> Row:
     assert item.interval is not None
     aim = AIMS.get(name, {}).get(item.key) if column == LOCAL else None
     row = results.row(
@@ -153,7 +168,7 @@ def _row(name: str, column: str, item: Measure, peer: Interval | None) -> Row:
         item.unit,
         target=aim[0] if aim else None,
         direction=aim[1] if aim else None,
-        peer="rules" if peer else None,
+        peer=beside if peer else None,
         peer_samples=[peer.value] if peer else (),
         note=item.note,
         extra={"incidents": item.cases},
@@ -241,6 +256,9 @@ def write(evaluated: Evaluated, folder: Path, *, seed: int | None = None) -> lis
     table = folder / f"eval-{evaluated.name}.json"
     results.write(table, rows(evaluated), seed=seed)
     paths = [table]
+    if worth := ablation(evaluated):
+        paths.append(folder / f"eval-{evaluated.name}-ablation.json")
+        results.write(paths[-1], worth, seed=seed)
     for kind, picture in pictures(evaluated).items():
         path = folder / f"eval-{evaluated.name}-{kind}.svg"
         path.write_text(picture, encoding="utf-8")
