@@ -152,10 +152,10 @@ class _Judging:
     async def run(self, columns: Sequence[Column]) -> Evaluated:
         """The verdicts of each column."""
         from midwatch.evaluation import cost
-        from midwatch.evaluation.report import Evaluated
+        from midwatch.evaluation.report import AT_ONCE, Evaluated
 
         found = {column.value: await self._column(column) for column in columns}
-        facts = {"asked at once": str(self.concurrency)}
+        facts = {AT_ONCE: str(self.concurrency)}
         return Evaluated(name=self.name, columns=found, facts=facts, price=self._price() or cost.REFERENCE)
 
     def _price(self) -> Price | None:

@@ -20,6 +20,8 @@ from midwatch.evaluation.promise import Kept
 from midwatch.evaluation.verdict import Verdict
 from midwatch.results import Direction, Row
 
+AT_ONCE = "asked at once"
+"""The fact that says how many incidents were asked about at the same time, which lengthens each."""
 LOCAL, BIGGER = "local", "bigger"
 BY_SOURCE = ("accuracy", "accuracy_accepted", "accepted", "entity", "cited_f1", "shown_any")
 """Measures that are told for each source of a set."""
@@ -138,6 +140,8 @@ def rows(evaluated: Evaluated) -> list[Row]:
             if item.interval is not None:
                 peer = beside[item.key].interval if item.key in beside else None
                 row = _row(evaluated.name, column, item, peer)
+                if item.unit == "s":
+                    row = replace(row, note=f"{evaluated.facts.get(AT_ONCE, '1')} incidents asked at once")
                 found.append(_with_faults(row, evaluated.columns[column]) if item.key == "accuracy" else row)
     found += _source_rows(evaluated)
     for promises, of in ((evaluated.promises, ""), (evaluated.promises_by_fault, "faults")):
