@@ -63,7 +63,7 @@ def lessons(incidents: Iterable[Incident], seed: int) -> Iterator[Lesson]:
 
 
 def varied(incident: Incident, evidence: Evidence, draw: random.Random) -> Evidence:
-    """The evidence as another day might have shown it: without who printed each line, or with fewer lines beside the true.
+    """The evidence as another day might have shown it: without who printed a line, with fewer lines beside the true.
 
     The model then leans on what is said and not on the name of a program or on the company of a line.
     """
