@@ -121,6 +121,7 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
         ),
     ),
     (2.5, re.compile(r"(?:github|gitlab|bitbucket)\.(?:com|org)[/:]([\w.-]{1,60}/[\w-]{1,60})")),
+    (1.5, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
     (3.0, re.compile(r"(?<![\w./-])([a-z][\w.-]{1,60})/(?:\d{1,3}\.){3}\d{1,3}\b")),
     (
         1.8,
