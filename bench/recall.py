@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from midwatch import results, settings
+from midwatch.copilot.findable import Key, Question, spaced
 from midwatch.copilot.memory import PastIncident, Vectors
-from midwatch.copilot.recall import Key, Question, Recall, spaced
+from midwatch.copilot.recall import Recall
 from midwatch.copilot.runbooks import Runbook, plain, read_runbooks
 from midwatch.results import Row
 

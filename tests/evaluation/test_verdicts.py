@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from verdict_kit import finding, incident, verdict
 from hypothesis import given
 from hypothesis import strategies as st
+from verdict_kit import finding, incident, verdict
 
 from midwatch.evaluation import verdict as verdicts
 from midwatch.evaluation.verdict import as_object, from_object, of, same_entity, wording

@@ -10,6 +10,7 @@ from midwatch import __version__
 from midwatch.cli import (
     app,
     bench,
+    calibrate,
     doctor,
     evaluate,
     feedback,
@@ -31,7 +32,22 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Stand the middle watch: alerts and logs in, a cited and honest diagnosis out.",
 )
-for verbs in (up, triage, doctor, models, serve, tune, evaluate, bench, schedule, app, foundry, runbooks, feedback):
+for verbs in (
+    up,
+    triage,
+    doctor,
+    models,
+    serve,
+    tune,
+    evaluate,
+    bench,
+    schedule,
+    app,
+    foundry,
+    runbooks,
+    feedback,
+    calibrate,
+):
     verbs.register(cli)
 
 

@@ -58,7 +58,7 @@ def hook_routes(store: Store, settings: Settings, metrics: Metrics) -> list[Rout
 
 
 def feedback_routes(store: Store, settings: Settings) -> list[Route]:
-    """`POST /api/incidents/{id}/feedback`: a person's verdict, as JSON, which a page from elsewhere cannot send unasked.
+    """`POST /api/incidents/{id}/feedback`: a person's verdict, as JSON (which no page from elsewhere can send).
 
     Who may is set by `sources.feedback`, as for a hook.
     """

@@ -1,4 +1,4 @@
-"""What stands around a program while it is broken: callers, a dependency that misbehaves, names, certificates, mounts."""
+"""What stands around a program while it is broken: callers, a bad dependency, names, certificates, mounts."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Dependency:
     every: int = 1
     context: ssl.SSLContext | None = None
     asked: int = 0
+    talking: set[socket.socket] = field(default_factory=set)
 
     def serve(self, listener: socket.socket) -> None:
         """Answer until the listener is closed."""
@@ -51,19 +52,26 @@ class Dependency:
                 connection, _ = listener.accept()
             except OSError:
                 return
+            self.talking.add(connection)
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
-    def _talk(self, connection: socket.socket) -> None:
-        with suppress(OSError, ValueError):
-            connection.settimeout(10)
-            if self.context is not None:
-                connection = self.context.wrap_socket(connection, server_side=True)
+    def hang_up(self) -> None:
+        """End the connections that are open."""
+        for connection in tuple(self.talking):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _talk(self, raw: socket.socket) -> None:
+        with raw, suppress(OSError, ValueError):
+            raw.settimeout(10)
+            connection = raw if self.context is None else self.context.wrap_socket(raw, server_side=True)
             with connection, connection.makefile("rb") as stream:
                 while stream.readline(_MAX_LINE):
                     headers = dict(line.lower().split(b":", 1) for line in iter(stream.readline, b"\r\n") if line)
                     stream.read(int(headers.get(b"content-length", 0)))
                     if not self._answer(connection):
-                        return
+                        break
+        self.talking.discard(raw)
 
     def _answer(self, connection: socket.socket) -> bool:
         self.asked += 1
@@ -85,10 +93,10 @@ class Dependency:
         status, reason = (200, "OK") if manner == "ok" else (self.status, self.reason)
         head = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         body = self.body.encode()
-        connection.sendall(
-            f"HTTP/1.1 {status} {reason}\r\n{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\n{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
+        connection.sendall(head.encode() + body)
         return True
 
 
@@ -103,9 +111,12 @@ def dependency(port: int = 0, *, certificate: Certificate | None = None) -> Iter
         served = Dependency(port=listener.getsockname()[1], context=context)
         thread = threading.Thread(target=served.serve, args=(listener,), daemon=True)
         thread.start()
-        yield served
-        with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
+        try:
+            yield served
+        finally:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            served.hang_up()
 
 
 @contextmanager
@@ -215,10 +226,38 @@ def certificate(folder: Path, name: str, *, days: int = 90, alias: str = "localh
     request = folder / f"{name}.csr"
     stamp = "%Y%m%d%H%M%SZ"
     for command in (
-        ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(made.key), "-out", str(request)],
-        ["ca", "-batch", "-selfsign", "-in", str(request), "-keyfile", str(made.key), "-out", str(made.cert), "-notext",
-         "-extensions", "ext", "-startdate", time.strftime(stamp, time.gmtime(begin)), "-enddate", time.strftime(stamp, time.gmtime(end))],
-    ):  # fmt: skip
+        [
+            "req",
+            "-new",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            str(made.key),
+            "-out",
+            str(request),
+        ],
+        [
+            "ca",
+            "-batch",
+            "-selfsign",
+            "-in",
+            str(request),
+            "-keyfile",
+            str(made.key),
+            "-out",
+            str(made.cert),
+            "-notext",
+            "-extensions",
+            "ext",
+            "-startdate",
+            time.strftime(stamp, time.gmtime(begin)),
+            "-enddate",
+            time.strftime(stamp, time.gmtime(end)),
+        ],
+    ):
         done = subprocess.run(  # noqa: S603 - our own arguments
             ["openssl", command[0], "-config", str(config), *command[1:]],  # noqa: S607
             capture_output=True,

@@ -16,6 +16,8 @@ from midwatch.foundry.stories import category_of, in_ci
 Item = Recording | Entry
 FALSE_ALARM_SHARE = 0.12
 UNKNOWN_SHARE = 0.03
+FOREIGN_SHARE = 0.08
+"""How often a fault speaks another language than English, in a category that has such entries."""
 
 
 class Shelves:
@@ -41,6 +43,10 @@ class Shelves:
                 "Record faults first: midwatch foundry record.",
             )
         self._healthy = healthy
+        self._foreign: dict[str, list[Item]] = defaultdict(list)
+        for item in usable:
+            if isinstance(item, Entry) and item.language != "en" and item.kind != "healthy":
+                self._foreign[item.category].append(item)
         self.categories = tuple(name for name in IDS if name in self._faults)
 
     def draw_category(self, source: random.Random) -> str:
@@ -55,6 +61,9 @@ class Shelves:
     def draw(self, source: random.Random, category: str) -> Item:
         """Something of a category: recorded or of the bank half of the time each, then each program equally often."""
         kinds = self._faults[category]
+        foreign = self._foreign.get(category)
+        if foreign and source.random() < FOREIGN_SHARE:
+            return source.choice(foreign)
         programs = kinds[source.choice(sorted(kinds))]
         by_fault: dict[str, list[Item]] = defaultdict(list)
         for item in programs[source.choice(sorted(programs))]:

@@ -17,7 +17,9 @@ from midwatch.foundry.bank import FALSE_ALARM
 from midwatch.foundry.names import Cast, Printing
 from midwatch.foundry.said import Role
 
-_LEVEL_WORD = re.compile(r"\b(?:ERROR|FATAL|CRITICAL|WARN(?:ING)?|INFO|DEBUG|error|warn|info|fatal)\b")
+_LEVEL_WORD = re.compile(
+    r"(?<![\w/.\[-])(?:ERROR|FATAL|CRITICAL|WARN(?:ING)?|INFO|DEBUG|error|warn|info|fatal)(?![\w/.-])"
+)
 _COLOURS = {"E": "31", "F": "1;31", "C": "1;31", "W": "33", "I": "32", "D": "36"}
 _GARBAGE = "\x00\x01\x02\x07\x08\x0b\x1f\x7f\ufffd\ufffd\ufffd@#P`"
 _CUT_CHARS = (160, 200, 256, 512, 1024)

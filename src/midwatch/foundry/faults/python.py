@@ -1,9 +1,9 @@
 """Python services: real interpreters of several versions, their tracebacks, their logging."""
 
+# ruff: noqa: E501 - one row of a table is one line
 from __future__ import annotations
 
 import random
-import re
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +13,12 @@ from pathlib import Path
 from midwatch.foundry.place import Place
 from midwatch.foundry.props import dependency, limited
 from midwatch.foundry.recording import Recording
-from midwatch.foundry.service_calm import CALM
-from midwatch.foundry.service_faults import SCENES, Defect, Kit, Release, faults_of
-from midwatch.foundry.services import Runtime, Service
+from midwatch.foundry.services.calm import CALM
+from midwatch.foundry.services.defects import IN_CODE
+from midwatch.foundry.services.kit import Defect, Kit, Release, faults_of
+from midwatch.foundry.services.limits import LIMITS
+from midwatch.foundry.services.outside import OUTSIDE
+from midwatch.foundry.services.service import Runtime, Service
 
 _SYSTEM = "/usr/bin/python3"
 _NEEDED = (3, 8)
@@ -50,38 +53,38 @@ RUNTIME = Runtime(
 )
 _ADDRESS = {"name": "A. Reader", "address": {"country": "DE"}}
 DEFECTS = (
-    Defect(fields={"coupon": "STAFF"}, error=r"KeyError: 'percent'", function="discount_percent"),
-    Defect(fields={"coupon": "BLACKWEEK"}, error=r"KeyError: 'BLACKWEEK'", function="discount_percent"),
-    Defect(fields={"customer": None}, error=r"TypeError: 'NoneType' object is not subscriptable", function="customer_zone"),
-    Defect(fields={"customer": {"address": {}}}, error=r"KeyError: 'country'", function="customer_zone"),
-    Defect(fields={"customer": {"address": {"country": None}}}, error=r"AttributeError: 'NoneType' object has no attribute 'lower'", function="customer_zone"),
-    Defect(fields={"lines": []}, error=r"ZeroDivisionError: division by zero", function="average_price"),
-    Defect(fields={"lines": [{"price": "12,50"}]}, error=r"InvalidOperation: \[<class 'decimal.ConversionSyntax'>\]", function="line_total"),
-    Defect(fields={"due": "31/12/2026"}, error=r"ValueError: time data '31/12/2026' does not match", function="due_date"),
-    Defect(fields={"note": "//79"}, error=r"UnicodeDecodeError: 'utf-8' codec can't decode byte", function="gift_note"),
-    Defect(fields={"note": "abcde"}, error=r"binascii.Error: ", function="gift_note"),
-    Defect(fields={"extra": "{'gift': 1}"}, error=r"JSONDecodeError: Expecting property name", function="extra_fields"),
-    Defect(fields={"region": 3}, error=r"IndexError: list index out of range", function="region_of"),
-    Defect(fields={"currency": "CHF"}, error=r"UnboundLocalError: ", function="rounding_rule"),
-    Defect(fields={"points": "900"}, error=r"TypeError: '>' not supported between instances of 'str' and 'int'", function="loyalty_tier"),
-    Defect(fields={"refund": 20, "paid": 10}, error=r"AssertionError: refund is larger", function="refund_share"),
-    Defect(fields={"lines": [{"price": "9.90", "category": "boots"}]}, error=r"RecursionError: maximum recursion depth exceeded", function=""),
-    Defect(fields={"lines": [{"price": "9.90", "category": "hats"}]}, error=r"KeyError: 'hats'", function="category_root"),
-    Defect(fields={"postal": {"customer": None}}, error=r"TypeError: 'NoneType' object is not subscriptable", function="customer_zone", job=True),
-    Defect(fields={"postal": {"customer": {"address": {"country": 49}}}}, error=r"AttributeError: 'int' object has no attribute 'lower'", function="customer_zone", job=True),
-    Defect(fields={"postal": {"customer": {}}}, error=r"KeyError: 'address'", function="customer_zone", job=True),
-    Defect(fields={"postal": {"customer": [1]}}, error=r"TypeError: list indices must be integers or slices, not str", function="customer_zone", job=True),
+    Defect(fields={"coupon": "STAFF"}, error=r"KeyError: 'percent'"),
+    Defect(fields={"coupon": "BLACKWEEK"}, error=r"KeyError: 'BLACKWEEK'"),
+    Defect(fields={"customer": None}, error=r"TypeError: 'NoneType' object is not subscriptable"),
+    Defect(fields={"customer": {"address": {}}}, error=r"KeyError: 'country'"),
+    Defect(fields={"customer": {"address": {"country": None}}}, error=r"AttributeError: 'NoneType' object has no attribute 'lower'"),
+    Defect(fields={"lines": []}, error=r"ZeroDivisionError: division by zero"),
+    Defect(fields={"lines": [{"price": "12,50"}]}, error=r"InvalidOperation: \[<class 'decimal.ConversionSyntax'>\]"),
+    Defect(fields={"due": "31/12/2026"}, error=r"ValueError: time data '31/12/2026' does not match"),
+    Defect(fields={"note": "//79"}, error=r"UnicodeDecodeError: 'utf-8' codec can't decode byte"),
+    Defect(fields={"note": "abcde"}, error=r"binascii.Error: "),
+    Defect(fields={"extra": "{'gift': 1}"}, error=r"JSONDecodeError: Expecting property name"),
+    Defect(fields={"region": 3}, error=r"IndexError: list index out of range"),
+    Defect(fields={"currency": "CHF"}, error=r"UnboundLocalError: "),
+    Defect(fields={"points": "900"}, error=r"TypeError: '>' not supported between instances of 'str' and 'int'"),
+    Defect(fields={"refund": 20, "paid": 10}, error=r"AssertionError: refund is larger"),
+    Defect(fields={"lines": [{"price": "9.90", "category": "boots"}]}, error=r"RecursionError: maximum recursion depth exceeded"),
+    Defect(fields={"lines": [{"price": "9.90", "category": "hats"}]}, error=r"KeyError: 'hats'"),
+    Defect(fields={"postal": {"customer": None}}, error=r"TypeError: 'NoneType' object is not subscriptable", job=True),
+    Defect(fields={"postal": {"customer": {"address": {"country": 49}}}}, error=r"AttributeError: 'int' object has no attribute 'lower'", job=True),
+    Defect(fields={"postal": {"customer": {}}}, error=r"KeyError: 'address'", job=True),
+    Defect(fields={"postal": {"customer": [1]}}, error=r"TypeError: list indices must be integers or slices, not str", job=True),
 )  # fmt: skip
 RELEASES = (
-    Release(file="orders.py", before='lines = order.get("lines")', after='lines = order["positions"]', error=r"KeyError: 'positions'", function="total"),
-    Release(file="orders.py", before='Decimal(line["price"])', after='Decimal(line["price_cents"]) / 100', error=r"KeyError: 'price_cents'", function="line_total"),
-    Release(file="orders.py", before="(100 - percent) / 100", after="(1 - percent / 100)", error=r"TypeError: unsupported operand type\(s\) for \*: 'decimal.Decimal' and 'float'", function="total"),
+    Release(file="orders.py", before='lines = order.get("lines")', after='lines = order["positions"]', error=r"KeyError: 'positions'"),
+    Release(file="orders.py", before='Decimal(line["price"])', after='Decimal(line["price_cents"]) / 100', error=r"KeyError: 'price_cents'"),
+    Release(file="orders.py", before="(100 - percent) / 100", after="(1 - percent / 100)", error=r"TypeError: unsupported operand type\(s\) for \*: 'decimal.Decimal' and 'float'"),
     Release(file="orders.py", before="def due_date(order):", after="def due_on(order):", error=r"NameError: name 'due_date' is not defined", at_start=True),
     Release(file="store.py", before='os.environ.get("RELEASE_SCHEMA") == "2"', after="True", error=r"OperationalError: table orders has no column named currency|table orders has no column named currency"),
     Release(file="main.py", before="import upstream\n", after="import upstream\nfrom orders import net_total\n", error=r"ImportError: cannot import name 'net_total' from 'orders'", at_start=True),
     Release(file="main.py", before="import upstream\n", after="import upstream\nimport opentelemetry.trace\n", error=r"ModuleNotFoundError: No module named 'opentelemetry'", at_start=True),
-    Release(file="main.py", before="self.store.insert(order_id, amount, time.time())", after="self.store.insert(order_id, amount)", error=r"TypeError: (Store\.)?insert\(\) missing 1 required positional argument: 'created'", function="create"),
-    Release(file="upstream.py", before='json.dumps(body).encode()', after='json.dumps(body)', error=r"TypeError: POST data should be bytes|TypeError: .*bytes.*", function=""),
+    Release(file="main.py", before="self.store.insert(order_id, amount, time.time())", after="self.store.insert(order_id, amount)", error=r"TypeError: (Store\.)?insert\(\) missing 1 required positional argument: 'created'"),
+    Release(file="upstream.py", before='json.dumps(body).encode()', after='json.dumps(body)', error=r"TypeError: POST data should be bytes|TypeError: .*bytes.*"),
 )  # fmt: skip
 SETTINGS = (
     ("PAYMENTS_TOKEN", None, r"KeyError: 'PAYMENTS_TOKEN'"),
@@ -111,7 +114,7 @@ def _locked(service: Service, kit: Kit) -> Recording:
     with ExitStack() as stack:
         served = stack.enter_context(dependency())
         service.depends_on(served.port)
-        service.start(DATABASE_TIMEOUT=service.rng.choice(("0.1", "0.2", "0.4")))
+        service.start(env={"DATABASE_TIMEOUT": service.rng.choice(("0.1", "0.2", "0.4"))})
         service.ready()
         service.traffic().send(service.rng, 0.8)
         broke_at = service.place.now
@@ -133,17 +136,15 @@ KIT = Kit(
     runtime=RUNTIME,
     patterns={
         "oom": r"MemoryError|can't start new thread|Cannot allocate memory",
-        "frame": r"line \d+, in {function}\b",
         "thread": r"Exception in thread ",
         "flag": r"KeyError: 'LOYAL'",
-        "flag_function": "discount_percent",
         "dns": r"Name or service not known|Temporary failure in name resolution|No address associated|Name does not resolve",
         "refused": r"Connection refused",
         "reset": r"Connection reset by peer",
         "close": r"Remote end closed connection without response",
         "deaf": r"timed out",
         "silent": r"timed out",
-        "files": r"Too many open files|unable to open database file",
+        "files": r"Too many open files",
         "tls_expired": r"certificate has expired",
         "tls_untrusted": r"self[- ]signed certificate",
         "tls_other": r"certificate is not valid for|doesn't match",
@@ -158,12 +159,11 @@ KIT = Kit(
     settings=SETTINGS,
     tight_memory=_tight_memory,
     heavy=lambda rng: f"/report?months={rng.choice((4000, 6000, 9000))}",
-    slow_search=lambda rng: f"/search?q={'a' * rng.randrange(21, 24)}!",
+    slow_search=lambda rng: f"/search?q={'a' * rng.randrange(23, 26)}!",
     open_files=48,
     user_command=lambda service: [_SYSTEM, "-B", "main.py"],
 )
 FAULTS = (
-    *faults_of(KIT, SCENES, ()),
+    *faults_of(KIT, {**IN_CODE, **LIMITS, **OUTSIDE, **CALM}, ()),
     *faults_of(KIT, {"sqlite-locked": ("database_slow_or_locked", _locked, ())}, ()),
-    *faults_of(KIT, CALM, ()),
 )

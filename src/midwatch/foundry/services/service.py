@@ -1,6 +1,6 @@
 """Our own small services, in several languages: how one is written into a place, started, asked and heard.
 
-Their sources lie in `faults/apps/`, are real programs, and speak of orders; for each run the words (`order`, `payments`,
+Their sources lie in `apps/`, are real programs, and speak of orders; for each run the words (`order`, `payments`,
 `coupon`) are swapped for another trade's, the layout of the log and the wording of each message are drawn, so that
 no two runs print alike. What the runtime itself prints is left as it is.
 """
@@ -20,7 +20,7 @@ from midwatch.foundry.place import Place
 from midwatch.foundry.props import Call, Traffic, ask
 from midwatch.foundry.recording import Kind, RecordedLine, Recording
 
-APPS = Path(__file__).parent / "faults" / "apps"
+APPS = Path(__file__).parent / "apps"
 MAX_LINES = 260
 TRADES = (
     ("checkout", "order", "payments"),
@@ -33,7 +33,7 @@ TRADES = (
     ("lending", "loan", "scoring"),
     ("insurance", "claim", "policies"),
     ("library", "lease", "licensing"),
-    ("kitchen", "dish", "suppliers"),
+    ("kitchen", "meal", "suppliers"),
     ("fleet", "vehicle", "tracking"),
     ("clinic", "visit", "records"),
     ("auctions", "bid", "escrow"),
@@ -51,12 +51,27 @@ SUFFIXES = ("", "", "-api", "-service", "-svc", "-backend")
 HOSTS = ("{name}", "{name}.internal", "{name}.prod.svc.cluster.local", "{name}.svc", "api.{name}.example.net")
 ROOTS = ("/srv", "/app", "/opt/service", "/usr/src/app", "/home/deploy/current")
 ALERTS = {
-    "errors": ("5xx rate of {service} above 5 %", "{service} HighErrorRate", "HTTP errors on {service}", "{service}: SLO burn rate"),
-    "latency": ("{service} p99 latency above 1 s", "SlowResponses {service}", "{service} is slow", "latency SLO of {service} burning"),
-    "restarts": ("{service} restarts repeatedly", "InstanceDown {service}", "{service} is not running", "{service} CrashLooping"),
+    "errors": (
+        "5xx rate of {service} above 5 %",
+        "{service} HighErrorRate",
+        "HTTP errors on {service}",
+        "{service}: SLO burn rate",
+    ),
+    "latency": (
+        "{service} p99 latency above 1 s",
+        "SlowResponses {service}",
+        "{service} is slow",
+        "latency SLO of {service} burning",
+    ),
+    "restarts": (
+        "{service} restarts repeatedly",
+        "InstanceDown {service}",
+        "{service} is not running",
+        "{service} CrashLooping",
+    ),
     "queue": ("work of {service} is delayed", "{service} throughput dropped", "{service}: jobs late"),
     "none": ("",),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +101,10 @@ def render(text: str, words: Mapping[str, str]) -> str:
 
 @dataclass(kw_only=True)
 class Service:
-    """A service of a place, its words drawn. `env` is what it is started with; `secrets` what is hidden in its lines."""
+    """A service of a place, its words drawn.
+
+    `env` is what it is started with, `hide` what its lines must not show and what they show instead.
+    """
 
     place: Place
     rng: random.Random
@@ -105,13 +123,21 @@ class Service:
         """Whom the service depends on."""
         return self.words["payments"]
 
-    def start(self, *arguments: str, wrap: Callable[[Sequence[str]], list[str]] = list, user: str | None = None,
-              source: str = "", **env: str) -> subprocess.Popen[bytes]:  # fmt: skip
+    def start(
+        self,
+        *arguments: str,
+        wrap: Callable[[Sequence[str]], list[str]] = list,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[bytes]:
         """Start it, with more environment. `wrap` puts limits or mounts around its command."""
-        return self.place.start(
-            source or self.name, wrap([*self.command, *arguments]), env={**self.env, **env}, cwd=self.place.folder / "app",
-            user=user,
-        )  # fmt: skip
+        command = wrap([*self.command, *arguments])
+        folder = self.place.folder / "app"
+        return self.place.start(self.name, command, env={**self.env, **(env or {})}, cwd=folder, user=user)
+
+    def setting(self, name: str) -> str:
+        """The full name of a setting about the dependency, such as `PAYMENTS_URL` for `URL`."""
+        return f"{self.upstream.upper()}_{name}"
 
     def ready(self, *, timeout_s: float = 30.0) -> None:
         """Wait until it answers. Raises `FoundryError` if it does not."""
@@ -122,7 +148,7 @@ class Service:
     def depends_on(self, port: int, scheme: str = "http") -> None:
         """Make it depend on what listens on a port of this machine; the lines show a host of its own."""
         shown = self.rng.choice((8080, 8443, 9000, 443, 7070)) if scheme == "http" else self.rng.choice((8443, 443))
-        self.env[f"{self.upstream.upper()}_URL"] = f"{scheme}://localhost:{port}"
+        self.env[self.setting("URL")] = f"{scheme}://localhost:{port}"
         address = f"10.{self.rng.randrange(256)}.{self.rng.randrange(256)}.{self.rng.randrange(2, 250)}"
         self.hide.update({f"localhost:{port}": f"{self.host}:{shown}", f"127.0.0.1:{port}": f"{address}:{shown}"})
         self.hide.update({f"localhost/{address}:{shown}": f"{self.host}/{address}:{shown}"})
@@ -133,6 +159,10 @@ class Service:
         parts = re.split(r"\{(\w+)\}", text.replace('"', '\\"') if "json" in self.env["LOG_FORMAT"] else text)
         shaped = [re.escape(part) if index % 2 == 0 else slots.get(part, ".*") for index, part in enumerate(parts)]
         return "".join(shaped)
+
+    def heard(self, pattern: str, since: float) -> bool:
+        """Whether a line that matches was printed at or after a moment."""
+        return any(line.truth for line in self.place.lines([pattern], since=since))
 
     def calls(self, *, bodies: Sequence[Mapping[str, object]] = (), reads: bool = True) -> list[Call]:
         """What good callers send, or with `bodies` what is posted instead."""
@@ -148,8 +178,13 @@ class Service:
         self, calls: Sequence[Call] | None = None, *, rate: float = 0.0, workers: int = 3, timeout_s: float = 1.5
     ) -> Traffic:
         """Callers of this service."""
-        return Traffic(port=self.port, calls=calls or self.calls(), rate=rate or self.rng.uniform(8, 25), workers=workers,
-                       timeout_s=timeout_s)  # fmt: skip
+        return Traffic(
+            port=self.port,
+            calls=calls or self.calls(),
+            rate=rate or self.rng.uniform(8, 25),
+            workers=workers,
+            timeout_s=timeout_s,
+        )
 
     def record(
         self,
@@ -169,14 +204,28 @@ class Service:
         """What was heard, as a recording; lines that match `truth` after the break show the cause."""
         lines = self.place.lines(truth, since=broke_at or 0.0, hide=self._swaps())
         here = "\n".join(line.text for line in lines)
-        known = {self.name: "service", self.upstream: "service", self.host: "host", **(names or {})}
+        known = {
+            self.host: "domain" if "." in self.host else "host",
+            self.name: "service",
+            self.upstream: "service",
+            **(names or {}),
+        }
         return Recording(
-            id="", program=self.runtime.family, fault="", kind=kind, category=category, severity=severity,
-            entity=self.name if entity is None else entity, cause=cause.format(service=self.name, upstream=self.upstream),
-            accepted=tuple(accepted), alert_title=self.rng.choice(ALERTS[alert]).format(service=self.name),
-            names={name: what for name, what in known.items() if name in here}, broke_at=broke_at, mended_at=mended_at,
+            id="",
+            program=self.runtime.family,
+            fault="",
+            kind=kind,
+            category=category,
+            severity=severity,
+            entity=self.name if entity is None else entity,
+            cause=cause.format(service=self.name, upstream=self.upstream),
+            accepted=tuple(accepted),
+            alert_title=self.rng.choice(ALERTS[alert]).format(service=self.name),
+            names={name: what for name, what in known.items() if name in here},
+            broke_at=broke_at,
+            mended_at=mended_at,
             lines=trimmed(lines),
-        )  # fmt: skip
+        )
 
     def _swaps(self) -> dict[str, str]:
         port = str(8000 + self.rng.randrange(100) * 10)
@@ -184,8 +233,14 @@ class Service:
             str(self.place.folder / "app"): self.rng.choice(ROOTS),
             str(self.place.folder): "/var/lib/" + self.name,
         }
-        return {**folder, **self.hide, **self.runtime.swaps(self.place), f"127.0.0.1:{self.port}": f"0.0.0.0:{port}",
-                f":{self.port}": f":{port}", f"{self.port}": port}  # fmt: skip
+        return {
+            **folder,
+            **self.hide,
+            **self.runtime.swaps(self.place),
+            f"127.0.0.1:{self.port}": f"0.0.0.0:{port}",
+            f":{self.port}": f":{port}",
+            f"{self.port}": port,
+        }
 
 
 def service(place: Place, rng: random.Random, runtime: Runtime, **env: str) -> Service:
@@ -203,15 +258,30 @@ def service(place: Place, rng: random.Random, runtime: Runtime, **env: str) -> S
     (place.folder / "data").chmod(0o777)
     port, loud = place.free_port(), upstream.upper()
     settings = {
-        "PORT": str(port), "VERSION": version(rng)[1], "DATABASE_PATH": str(place.folder / "data" / f"{noun}s.db"),
-        f"{loud}_URL": "http://localhost:9", f"{loud}_TOKEN": "t-1", "POOL_SIZE": str(rng.choice((4, 5, 8, 10))),
-        f"{loud}_TIMEOUT": rng.choice(("0.5", "0.4", "0.3")), "DATA_DIR": str(place.folder / "data"),
-        "WORKERS": str(rng.choice((1, 2, 3))), "LOG_FORMAT": rng.choice(runtime.formats), **env,
-    }  # fmt: skip
+        "PORT": str(port),
+        "VERSION": version(rng)[1],
+        "DATABASE_PATH": str(place.folder / "data" / f"{noun}s.db"),
+        f"{loud}_URL": "http://localhost:9",
+        f"{loud}_TOKEN": "t-1",
+        "POOL_SIZE": str(rng.choice((4, 5, 8, 10))),
+        f"{loud}_TIMEOUT": rng.choice(("0.5", "0.4", "0.3")),
+        "DATA_DIR": str(place.folder / "data"),
+        "WORKERS": str(rng.choice((1, 2, 3))),
+        "LOG_FORMAT": rng.choice(runtime.formats),
+        **env,
+    }
     return Service(
-        place=place, rng=rng, runtime=runtime, name=name, words=words, phrases=phrases, env=settings, port=port,
-        host=rng.choice(HOSTS).format(name=upstream), command=runtime.command(place, rng),
-    )  # fmt: skip
+        place=place,
+        rng=rng,
+        runtime=runtime,
+        name=name,
+        words=words,
+        phrases=phrases,
+        env=settings,
+        port=port,
+        host=rng.choice(HOSTS).format(name=upstream),
+        command=runtime.command(place, rng),
+    )
 
 
 def version(rng: random.Random) -> tuple[str, str]:
@@ -234,7 +304,7 @@ def good_order(rng: random.Random) -> dict[str, object]:
     }
     if rng.random() < 0.3:
         body["coupon"] = "SPRING10"
-    if rng.random() < 0.1:
+    if rng.random() < 0.04:
         body["voucher_code"] = "old"
     return body
 

@@ -1,5 +1,6 @@
 """A supervisor of our own: it starts a program, looks after it, and says so in the words of one of several kinds."""
 
+# ruff: noqa: E501 - a line that is printed is a line here
 from __future__ import annotations
 
 import random
@@ -59,7 +60,7 @@ _SIGNALS = {-9: "SIGKILL", -11: "SIGSEGV", -6: "SIGABRT", -15: "SIGTERM"}
 
 @dataclass(kw_only=True)
 class Supervisor:
-    """Looks after one program of a place. `probe` is a path, `probe_port` where it asks, if not where the program is."""
+    """Looks after one program of a place. `probe` is a path, `probe_port` where it asks if the program is not there."""
 
     place: Place
     rng: random.Random

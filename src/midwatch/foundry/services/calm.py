@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 
 from midwatch.foundry.props import dependency
 from midwatch.foundry.recording import Recording
-from midwatch.foundry.service_faults import Kit, Scene
-from midwatch.foundry.services import Service, version
+from midwatch.foundry.services.kit import Kit, Scenes
+from midwatch.foundry.services.service import Service, version
 
 
 def _stamp() -> str:
@@ -47,23 +46,34 @@ def planned_restart(service: Service, kit: Kit) -> Recording:
             f"{_stamp()} {who}: planned restart of {service.name} begins (kernel update window)",
             f"{_stamp()} {who}: maintenance window open for {service.name}, restarting",
             f"{_stamp()} {who}: scheduled nightly restart of {service.name}",
-            f"{_stamp()} {who}: {service.name} restart requested by operator (change CHG-{rng.randrange(10000, 99999)})",
+            f"{_stamp()} {who}: {service.name} restart requested (change CHG-{rng.randrange(10000, 99999)})",
         )
         place.note(who, rng.choice(words))
         place.stop(first)
         service.start()
         service.ready()
         mended_at = place.now
-        place.note(who, rng.choice((
-            f"{_stamp()} {who}: {service.name} is healthy again, maintenance finished",
-            f"{_stamp()} {who}: restart of {service.name} completed",
-            f"{_stamp()} {who}: window closed, all checks green for {service.name}",
-        )))  # fmt: skip
+        place.note(
+            who,
+            rng.choice(
+                (
+                    f"{_stamp()} {who}: {service.name} is healthy again, maintenance finished",
+                    f"{_stamp()} {who}: restart of {service.name} completed",
+                    f"{_stamp()} {who}: window closed, all checks green for {service.name}",
+                )
+            ),
+        )
         service.traffic().send(rng, rng.uniform(0.6, 1.2))
         return service.record(
-            kind="false_alarm", category="benign_false_alarm", truth=[rf" {who}: ", service.said("stopped")], broke_at=broke_at,
-            mended_at=mended_at, severity="info", alert="restarts", cause="{service} was restarted on purpose",
-        )  # fmt: skip
+            kind="false_alarm",
+            category="benign_false_alarm",
+            truth=[rf" {who}: "],
+            broke_at=broke_at,
+            mended_at=mended_at,
+            severity="info",
+            alert="restarts",
+            cause="{service} was restarted on purpose",
+        )
 
 
 def rolling_deploy(service: Service, kit: Kit) -> Recording:
@@ -78,20 +88,30 @@ def rolling_deploy(service: Service, kit: Kit) -> Recording:
         service.traffic().send(rng, rng.uniform(0.6, 1.2))
         broke_at = place.now
         place.stop(old)
-        service.start(VERSION=after, PREVIOUS_VERSION=before)
+        service.start(env={"VERSION": after, "PREVIOUS_VERSION": before})
         service.ready()
-        place.note("deploy", rng.choice((
-            f"{_stamp()} deploy: rollout of {service.name} {after} complete, 3/3 instances updated, old replica terminated",
-            f"{_stamp()} deploy: {service.name} {before} drained and terminated, {after} serving, error rate normal",
-            f"{_stamp()} deploy: deployment \"{service.name}\" successfully rolled out ({after})",
-        )))  # fmt: skip
+        place.note(
+            "deploy",
+            rng.choice(
+                (
+                    f"{_stamp()} deploy: rollout of {service.name} {after} complete, old replica terminated",
+                    f"{_stamp()} deploy: {service.name} {before} drained and terminated, {after} serves, no errors",
+                    f'{_stamp()} deploy: deployment "{service.name}" successfully rolled out ({after})',
+                )
+            ),
+        )
         mended_at = place.now
         service.traffic().send(rng, rng.uniform(0.8, 1.4))
         return service.record(
-            kind="false_alarm", category="benign_false_alarm", truth=[r" deploy: ", service.said("stopped")], broke_at=broke_at,
-            mended_at=mended_at, severity="info", alert="restarts", names={before: "version", after: "version"},
+            kind="false_alarm",
+            category="benign_false_alarm",
+            truth=[r" deploy: "],
+            broke_at=broke_at,
+            mended_at=mended_at,
+            severity="info",
+            alert="restarts",
             cause="an old instance of {service} ended as part of a rollout that went well",
-        )  # fmt: skip
+        )
 
 
 def retried(service: Service, kit: Kit) -> Recording:
@@ -99,7 +119,7 @@ def retried(service: Service, kit: Kit) -> Recording:
     with ExitStack() as stack:
         served = stack.enter_context(dependency())
         service.depends_on(served.port)
-        service.start(**{f"{service.upstream.upper()}_ATTEMPTS": "3"})
+        service.start(env={service.setting("ATTEMPTS"): "3"})
         service.ready()
         service.traffic().send(service.rng, 0.6)
         broke_at = service.place.now
@@ -108,9 +128,14 @@ def retried(service: Service, kit: Kit) -> Recording:
         served.manner = "ok"
         service.traffic().send(service.rng, 0.6)
         return service.record(
-            kind="false_alarm", category="benign_false_alarm", truth=[service.said("retried")], broke_at=broke_at,
-            mended_at=service.place.now, severity="low", cause="single calls to {upstream} failed and succeeded on retry",
-        )  # fmt: skip
+            kind="false_alarm",
+            category="benign_false_alarm",
+            truth=[service.said("retried")],
+            broke_at=broke_at,
+            mended_at=service.place.now,
+            severity="low",
+            cause="single calls to {upstream} failed and succeeded on retry",
+        )
 
 
 def blip(service: Service, kit: Kit) -> Recording:
@@ -119,23 +144,23 @@ def blip(service: Service, kit: Kit) -> Recording:
     with ExitStack() as stack:
         served = stack.enter_context(dependency())
         service.depends_on(served.port)
-        service.start(BREAKER_THRESHOLD="3")
+        service.start(env={"BREAKER_THRESHOLD": "3"})
         service.ready()
         service.traffic().send(rng, 0.6)
         broke_at = place.now
         served.manner, served.status, served.reason = "status", 503, "Service Unavailable"
-        service.traffic(rate=30).send(rng, 10.0, lambda: any(_opened(service)))
+        service.traffic(rate=30).send(rng, 10.0, lambda: service.heard(service.said("breaker_open"), broke_at))
         served.manner, mended_at = "ok", place.now
         service.traffic(rate=20).send(rng, rng.uniform(1.5, 2.2))
         return service.record(
-            kind="false_alarm", category="benign_false_alarm", truth=[service.said("breaker_closed")], broke_at=broke_at,
-            mended_at=mended_at, severity="low", cause="{upstream} failed for a moment and has recovered",
-        )  # fmt: skip
-
-
-def _opened(service: Service) -> list[bool]:
-    lines = service.place.lines([service.said("breaker_open")])
-    return [True for line in lines if line.truth]
+            kind="false_alarm",
+            category="benign_false_alarm",
+            truth=[service.said("breaker_closed")],
+            broke_at=broke_at,
+            mended_at=mended_at,
+            severity="low",
+            cause="{upstream} failed for a moment and has recovered",
+        )
 
 
 def load_test(service: Service, kit: Kit) -> Recording:
@@ -145,30 +170,46 @@ def load_test(service: Service, kit: Kit) -> Recording:
     with ExitStack() as stack:
         served = stack.enter_context(dependency())
         service.depends_on(served.port)
-        service.start(PAYMENTS_TIMEOUT="5", **{f"{service.upstream.upper()}_TIMEOUT": "5"})
+        service.start(env={service.setting("TIMEOUT"): "5"})
         service.ready()
         service.traffic().send(rng, 0.6)
         broke_at = place.now
         tool = rng.choice(("k6", "locust", "loadtest", "vegeta"))
-        place.note(tool, rng.choice((
-            f"{_stamp()} {tool}: load test against {service.name} started, {users} virtual users",
-            f"{_stamp()} {tool}: scheduled load test begins: target={service.name} users={users} duration=10m",
-        )))  # fmt: skip
+        place.note(
+            tool,
+            rng.choice(
+                (
+                    f"{_stamp()} {tool}: load test against {service.name} started, {users} virtual users",
+                    f"{_stamp()} {tool}: scheduled load test begins: target={service.name} users={users} duration=10m",
+                )
+            ),
+        )
         served.manner, served.delay_s = "status", 0.45
         service.traffic(rate=40, workers=6, timeout_s=3).send(rng, rng.uniform(1.5, 2.2))
         served.manner = "ok"
-        place.note(tool, rng.choice((
-            f"{_stamp()} {tool}: load test finished, 0.0% errors, p95={rng.randrange(450, 900)}ms, thresholds passed",
-            f"{_stamp()} {tool}: test done: all checks passed, ramping down {users} users",
-        )))  # fmt: skip
+        place.note(
+            tool,
+            rng.choice(
+                (
+                    f"{_stamp()} {tool}: load test finished, 0.0% errors, p95={rng.randrange(450, 900)}ms",
+                    f"{_stamp()} {tool}: test done: all checks passed, ramping down {users} users",
+                )
+            ),
+        )
         service.traffic().send(rng, 0.6)
         return service.record(
-            kind="false_alarm", category="benign_false_alarm", truth=[rf" {tool}: "], broke_at=broke_at, mended_at=place.now,
-            severity="info", alert="latency", cause="an announced load test of {service}",
-        )  # fmt: skip
+            kind="false_alarm",
+            category="benign_false_alarm",
+            truth=[rf" {tool}: "],
+            broke_at=broke_at,
+            mended_at=place.now,
+            severity="info",
+            alert="latency",
+            cause="an announced load test of {service}",
+        )
 
 
-CALM: Mapping[str, tuple[str, Scene, tuple[str, ...]]] = {
+CALM: Scenes = {
     "quiet": ("", quiet_day, ()),
     "planned-restart": ("benign_false_alarm", planned_restart, ()),
     "rolling-deploy": ("benign_false_alarm", rolling_deploy, ()),
