@@ -39,8 +39,6 @@ def add(
     from midwatch.cli import remembering
     from midwatch.copilot.runbooks import read_runbooks
 
-    if url and not url.startswith(("http://", "https://")):
-        raise RequestError(f"{url} is no link.", "Give --url as https://HOST/PATH.")
     found = read_runbooks(path, base_url=url)
     with remembering.open_store() as (settings, store):
         recall = remembering.recall(settings, store)

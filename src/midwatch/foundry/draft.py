@@ -59,7 +59,8 @@ class Draft:
         """The service that fails, as its dependents call it."""
         story, cast = self.story, self.stage.cast
         if story is None:
-            return self.stage.cast.name("service")
+            services = [voice.service for voice in self.stage.voices.values() if voice.own]
+            return self.stage.source.choice(services) if services else cast.name("service")
         service = next((name for name in (story.entity, *cast.aliases_of(story.entity)) if cast.is_service(name)), "")
         if service or story.voice.own:
             return service or story.voice.service
@@ -91,7 +92,7 @@ def draft(source: random.Random, category: str, shelves: Shelves, part: Part | N
             story=None,
             target=max(target, SHORTEST),
             begin=at,
-            end=at + 10 ** source.uniform(1.5, 4.2),
+            end=at + target / 10 ** source.uniform(*_LINES_A_SECOND),
             collect=collector(stage.collector, source),
         )
         _neighbours(made, shelves)

@@ -68,12 +68,11 @@ def _played(recording: Recording, stage: Stage, moments: Sequence[float], voice:
     renamed = stage.names_for(recording)
     playing = Playing(tape, renamed, stage.source)
     number = stage.source.randrange(len(tape.lines))
+    first, last = round(0.3 * len(tape.lines)), max(round(0.9 * len(tape.lines)), 1)
     said: list[Said] = []
     last_breath, breath = -1, 0.0
     for moment in moments:
-        line = tape.lines[number % len(tape.lines)]
-        if number % len(tape.lines) == 0:
-            playing = Playing(tape, renamed, stage.source)
+        line = tape.lines[number]
         if line.breath != last_breath:
             last_breath, breath = line.breath, moment
         speaks = voice or voice_of(line.source, recording, stage)
@@ -81,6 +80,9 @@ def _played(recording: Recording, stage: Stage, moments: Sequence[float], voice:
         level = LEVELS[line.level]
         said.append(Said(at=breath, voice=speaks, say=say, level=level, role="healthy", breath=breath))
         number += 1
+        if number >= last:  # once more without its beginning and its end, which would be restarts
+            number, last_breath = first, -1
+            playing = Playing(tape, renamed, stage.source)
     return said
 
 

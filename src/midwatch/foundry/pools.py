@@ -216,6 +216,7 @@ MAKERS: dict[str, Callable[[random.Random], str]] = {
     "region": lambda source: source.choice(_REGIONS),
     "repo": lambda source: f"{source.choice(_ORGS)}/{_service(source)}",
     "pkg": lambda source: source.choice(_PACKAGES),
+    "route": lambda source: f"{source.choice(('/api/v1', '/api', '/v2', ''))}/{source.choice(_TABLES)}",
     "device": lambda source: source.choice(("sda", "sdb", "sdc", "nvme0n1", "nvme1n1", "dm-0", "vda", "xvdf", "md0")),
     "unit": lambda source: f"{_service(source)}.service",
     "process": lambda source: f"{_word(source)}-{source.choice(('worker', 'gen', 'daemon', 'runner', 'sync'))}",

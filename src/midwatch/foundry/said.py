@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -145,13 +146,18 @@ def messages(texts: Sequence[str]) -> list[list[str]]:
     grouped: list[list[str]] = []
     for text in texts:
         level, message = message_of(text)
-        if grouped and (level == "more" or (not level and message[:1] in " \t")):
+        if grouped and (level == "more" or (not level and _GOES_ON.match(message))):
             grouped[-1].append(text)
         else:
             grouped.append([text])
     return grouped
 
 
+_GOES_ON = re.compile(
+    r"[ \t]|\[signal |goroutine \d|Caused by: |\.\.\. \d+ more|#\d+ |created by |main\.\S+\(|stack backtrace:"
+    r"|note: run with"
+)
+"""How a line begins that belongs to the one before it: the parts of traces."""
 _PREFIXING = frozenset(("syslog", "kernel", "plain", "access", "gha"))
 """Shapes in which a continuing line is printed as any other."""
 OWN = frozenset(

@@ -14,7 +14,20 @@ NAMES = frozenset(
     (
         *("service", "host", "pod", "node", "ns", "db", "user", "domain", "image", "volume", "queue", "topic", "table"),
         *("job", "test", "file", "func", "class", "branch", "key", "method", "path", "url", "bucket", "group", "env"),
-        *("secret", "configmap", "pvc", "container", "cluster", "region", "repo", "pkg", "email", "device", "unit"),
+        *(
+            "secret",
+            "configmap",
+            "pvc",
+            "container",
+            "cluster",
+            "region",
+            "repo",
+            "pkg",
+            "email",
+            "device",
+            "unit",
+            "route",
+        ),
     )
 )
 """Slots that are names: one value each in an incident, the same wherever it stands."""
