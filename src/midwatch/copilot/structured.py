@@ -135,12 +135,13 @@ def json_fields(text: str) -> Fields | None:
     if not isinstance(data, dict):
         return None
     fields: dict[str, Any] = {str(key).lower(): value for key, value in data.items()}
+    message = _first(fields, _MESSAGE)
     for name in _NESTED:
         inner = fields.get(name)
         if isinstance(inner, dict):
             for key, value in inner.items():
                 fields.setdefault(str(key).lower(), value)
-    message = _first(fields, _MESSAGE)
+    message = message or _first(fields, _MESSAGE)
     if not message:
         return None
     more = " ".join(
