@@ -101,12 +101,10 @@ def make(
 
     began = time.perf_counter()
     counts: Counter[str] = Counter()
+    chosen, heard, entries = part_named(part), compose.recorded(recordings), bank.load()
 
     def counted() -> Iterator[Incident]:
-        made = compose.make(
-            seed, count, part=part_named(part), recordings=compose.recorded(recordings), bank=bank.load()
-        )
-        for item in made:
+        for item in compose.make(seed, count, part=chosen, recordings=heard, bank=entries):
             counts[item.truth.category] += 1
             if counts.total() % 500 == 0:
                 typer.echo(f"{counts.total()} of {count}", err=True)

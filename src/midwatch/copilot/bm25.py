@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 K1 = 1.2
 B = 0.75
@@ -59,6 +60,14 @@ def singular(word: str) -> str:
     return word if word.endswith(("aes", "ees", "oes")) else word[:-1]
 
 
+class Match(NamedTuple):
+    """What a text has of a query: its score, its share of the query's idf (0 to 1), and how many of its terms."""
+
+    score: float
+    share: float
+    terms: int
+
+
 class BM25:
     """An index of texts, each given as its terms. It does not change; build another where the texts do."""
 
@@ -76,13 +85,11 @@ class BM25:
         having = len(self._weights.get(term, ()))
         return math.log(1 + (self._count - having + 0.5) / (having + 0.5))
 
-    def scores(self, query: Iterable[str]) -> dict[int, tuple[float, float]]:
-        """By place, of every text that has a term of the query: its score, and its share of the query's idf.
-
-        A repeated term of the query counts once.
-        """
+    def matches(self, query: Iterable[str]) -> dict[int, Match]:
+        """Every text that has a term of the query, by place. A repeated term of the query counts once."""
         scores: dict[int, float] = defaultdict(float)
         had: dict[int, float] = defaultdict(float)
+        terms: dict[int, int] = defaultdict(int)
         total = 0.0
         for term in dict.fromkeys(query):
             idf = self.idf(term)
@@ -90,4 +97,5 @@ class BM25:
             for place, weight in self._weights.get(term, ()):
                 scores[place] += idf * weight
                 had[place] += idf
-        return {place: (score, had[place] / total) for place, score in scores.items()}
+                terms[place] += 1
+        return {place: Match(score, had[place] / total, terms[place]) for place, score in scores.items()}

@@ -95,7 +95,8 @@ class Diagnosis:
     """The answer. `confidence` is P(the category is right), fitted on labelled incidents if `calibrated`.
 
     `ranking` are the categories that were weighed, best first, with their probabilities and the lines behind them.
-    `heard` is what a model alone gave each category (those of half a percent or more; empty if none was asked).
+    `threshold` is the least confidence at which it would have been accepted. `heard` is what a model alone gave each
+    category (those of half a percent or more; empty if none was asked).
     `signals` are what the confidence was computed from (`confidence.py` names them); feedback refits it from them.
     `rejected_citations` counts ids the model named but was never shown. `tokens` is prompt plus answer.
     """
@@ -120,6 +121,7 @@ class Diagnosis:
     rejected_citations: int = 0
     escalated: bool = False
     note: str = ""
+    threshold: float = 0.5
     signals: dict[str, float] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
 

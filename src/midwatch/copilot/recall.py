@@ -12,45 +12,45 @@ with the result is said in `recalled.py`.
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from midwatch.copilot import runbooks as books
 from midwatch.copilot.bm25 import BM25, words
+from midwatch.copilot.findable import (
+    MAX_QUESTION_CHARS,
+    Entry,
+    Key,
+    Question,
+    entries_of,
+    question_of,
+    recalled_from,
+    spaced,
+)
 from midwatch.copilot.memory import PastIncident, Vectors
 from midwatch.copilot.model import Case, Evidence, Recalled
-from midwatch.copilot.parsing import clean, clip
-from midwatch.copilot.runbooks import Runbook, Section
+from midwatch.copilot.runbooks import Runbook
 
 if TYPE_CHECKING:
     import numpy as np
 
-Key = tuple[str, str]
-"""Kind and name of what can be found."""
+Ranking = dict[Key, tuple[int, float]]
+"""Best first: the place of the best section in the index, and how alike it is (0 to 1)."""
 
 RRF_K = 60
 DEPTH = 50
 """Places of a ranking that count."""
-MAX_LINES = 3
-MAX_LINE_CHARS = 200
-MAX_QUESTION_CHARS = 1_200
-MAX_EXCERPT_CHARS = 300
-MAX_STEPS = 5
 ENCODED_AT_ONCE = 32
 """New texts that a search may encode itself; more are left to `warm`."""
-LEAST_WORDS = 0.15
-"""Least share of the question's telling words, below which nothing looks similar."""
-LEAST_COSINE = 0.35
-
-_HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[_/]")
-_TELLS = re.compile(
-    r"mitigat|resol|remediat|fix|recover|repair|action|what to do|how to|steps|solution|procedure|diagnos|investigat"
-    r"|troubleshoot|debug",
-    re.IGNORECASE,
-)
+LEAST_WORDS, LEAST_COSINE = 0.2, 0.35
+"""Below this share of the question's telling words, or this cosine, nothing looks similar."""
+STEP_WORDS, STEP_COSINE = 0.3, 0.5
+"""From here on a runbook's steps are worth showing."""
+LEAST_TERMS = 2
+"""One word in common is a coincidence."""
+NEARLY = 0.9
+"""A runbook's first section that is so near to its best one is shown instead: it says what the runbook is about."""
 
 
 class Embedder(Protocol):
@@ -84,55 +84,24 @@ class Memory(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """A piece of text that can be found: a section of a runbook, or a past incident."""
-
-    key: Key
-    title: str
-    body: str
-    section: str = ""
-    runbook: Runbook | None = None
-    incident: PastIncident | None = None
-
-    @property
-    def text(self) -> str:
-        """What is indexed."""
-        name = self.runbook.name if self.runbook is not None else ""
-        return f"{self.title}\n{name}\n{self.section}\n{self.body}"
-
-    @property
-    def sentence(self) -> str:
-        """What is encoded: names in humps as words."""
-        return " ".join(f"{spaced(self.title)}. {self.section}. {books.plain(self.body)}".split())[:MAX_QUESTION_CHARS]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Index:
     """Everything that can be found, at one revision. `vectors` [entries, width] has zero rows where one is missing."""
 
     revision: tuple[object, ...]
-    entries: tuple[_Entry, ...]
+    entries: tuple[Entry, ...]
     words: BM25
     vectors: np.ndarray | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is looked for. `alert` is the alert in words, `lines` are what the log says of it."""
-
-    alert: str
-    lines: str = ""
 
 
 class Recall:
     """Searches a memory. Built once; it notices changes by itself, also those of another process.
 
-    Without an embedder the words alone decide. Blocking: call it on a thread.
+    Without an `embedder` the words alone decide. Blocking: call it on a thread.
     """
 
     def __init__(self, memory: Memory, embedder: Embedder | None = None) -> None:
         self._memory = memory
-        self._embedder = embedder
+        self.embedder = embedder
         self._lock = threading.Lock()
         self._index: _Index | None = None
 
@@ -150,15 +119,17 @@ class Recall:
                 fused[key] = fused.get(key, 0.0) + (RRF_K + 1) / (RRF_K + rank) / len(rankings)
         found: list[Recalled] = []
         for key in sorted(fused, key=lambda key: (-fused[key], key)):
-            place, likeness = next(ranking[key] for ranking in reversed(rankings) if key in ranking)
-            found.append(_recalled(index.entries[place], fused[key], likeness))
+            number = max(number for number, ranking in enumerate(rankings) if key in ranking)
+            place, likeness = rankings[number][key]
+            is_near = likeness >= (STEP_WORDS, STEP_COSINE)[number]
+            found.append(recalled_from(index.entries[place], fused[key], likeness, with_steps=is_near))
         return tuple(_distinct(found)[:k])
 
     def rankings(self, question: Question) -> list[list[Key]]:
         """What each ranking says alone, best first: by words, and by meaning where an embedder is set."""
         return [list(ranking) for ranking in self._rankings(self._current(), question)]
 
-    def _rankings(self, index: _Index, question: Question) -> list[dict[Key, tuple[int, float]]]:
+    def _rankings(self, index: _Index, question: Question) -> list[Ranking]:
         if not index.entries:
             return []
         found = [_by_words(index, question)]
@@ -166,43 +137,54 @@ class Recall:
             found.append(self._by_meaning(index, question))
         return found
 
-    def warm(self) -> int:
-        """Build the index and encode what has no vector yet, however long it takes. Returns how many texts."""
-        if self._embedder is None:
+    def warm(self, stop: Callable[[], bool] = lambda: False) -> int:
+        """Build the index and encode what has no vector yet, however long it takes. Returns how many texts were.
+
+        `stop` is asked now and then whether to leave the rest for another time.
+        """
+        if self.embedder is None:
             self._current()
             return 0
-        texts = {_digest(entry.sentence): entry.sentence for entry in _entries(self._memory)}
+        texts = {
+            _digest(entry.sentence): entry.sentence
+            for entry in entries_of(self._memory.runbooks(), self._memory.past_incidents())
+        }
         missing = self._missing(list(texts))
-        for begin in range(0, len(missing), ENCODED_AT_ONCE):
-            self._encode({digest: texts[digest] for digest in missing[begin : begin + ENCODED_AT_ONCE]})
+        done = 0
+        while done < len(missing) and not stop():
+            some = missing[done : done + ENCODED_AT_ONCE]
+            self._encode({digest: texts[digest] for digest in some})
+            done += len(some)
         with self._lock:
             self._index = None
-        self._current()
-        return len(missing)
+        return done
 
     def _current(self) -> _Index:
         revision = self._memory.memory_revision()
         with self._lock:
             if self._index is None or self._index.revision != revision:
-                entries = tuple(_entries(self._memory))
+                entries = tuple(self._entries())
                 self._index = _Index(
                     revision=revision,
                     entries=entries,
                     words=BM25([words(entry.text) for entry in entries]),
-                    vectors=self._vectors(entries) if self._embedder is not None and entries else None,
+                    vectors=self._vectors(entries) if self.embedder is not None and entries else None,
                 )
             return self._index
 
-    def _vectors(self, entries: Sequence[_Entry]) -> np.ndarray:
+    def _entries(self) -> list[Entry]:
+        return entries_of(self._memory.runbooks(), self._memory.past_incidents())
+
+    def _vectors(self, entries: Sequence[Entry]) -> np.ndarray:
         import numpy as np
 
-        assert self._embedder is not None
+        assert self.embedder is not None
         digests = [_digest(entry.sentence) for entry in entries]
         missing = self._missing(digests)[:ENCODED_AT_ONCE]
         if missing:
             texts = {digest: entry.sentence for digest, entry in zip(digests, entries, strict=True)}
             self._encode({digest: texts[digest] for digest in missing})
-        kept = self._memory.vectors(self._embedder.name, digests)
+        kept = self._memory.vectors(self.embedder.name, digests)
         width = len(next(iter(kept.values()))) // 4
         rows = np.zeros((len(entries), width), dtype=np.float32)
         for place, digest in enumerate(digests):
@@ -211,114 +193,60 @@ class Recall:
         return rows
 
     def _missing(self, digests: list[str]) -> list[str]:
-        assert self._embedder is not None
-        kept = self._memory.vectors(self._embedder.name, digests)
+        assert self.embedder is not None
+        kept = self._memory.vectors(self.embedder.name, digests)
         return [digest for digest in dict.fromkeys(digests) if digest not in kept]
 
     def _encode(self, texts: dict[str, str]) -> None:
-        assert self._embedder is not None
-        rows = self._embedder(list(texts.values())).astype("<f4")
+        assert self.embedder is not None
+        rows = self.embedder(list(texts.values())).astype("<f4")
         found = {digest: row.tobytes() for digest, row in zip(texts, rows, strict=True)}
-        self._memory.keep_vectors(Vectors(model=self._embedder.name, by_digest=found))
+        self._memory.keep_vectors(Vectors(model=self.embedder.name, by_digest=found))
 
-    def _by_meaning(self, index: _Index, question: Question) -> dict[Key, tuple[int, float]]:
+    def _by_meaning(self, index: _Index, question: Question) -> Ranking:
+        """By the cosine of the best section to the alert or to the lines, whichever is nearer."""
         import numpy as np
 
-        assert self._embedder is not None
+        assert self.embedder is not None
         assert index.vectors is not None
-        text = f"{spaced(question.alert)}. {question.lines}"[:MAX_QUESTION_CHARS]
-        cosines = index.vectors @ self._embedder([text])[0]
-        order = np.argsort(-cosines, kind="stable")
-        return _first_of_each(
-            index, ((int(place), float(cosines[place])) for place in order if cosines[place] >= LEAST_COSINE)
-        )
+        texts = [text[:MAX_QUESTION_CHARS] for text in (spaced(question.alert), question.lines) if text]
+        if not texts:
+            return {}
+        cosines = (index.vectors @ self.embedder(texts).T).max(axis=1)
+        nearest = np.argsort(-cosines, kind="stable")
+        order = [int(place) for place in nearest if cosines[place] >= LEAST_COSINE]
+        return _first_of_each(index, ((place, float(cosines[place]), float(cosines[place])) for place in order))
 
 
-def question_of(case: Case, evidence: Evidence) -> Question:
-    """The question of a case: its alert, and the lines that the rules' first category stands on (else the first)."""
-    wanted = evidence.ranking[0].line_ids if evidence.ranking else ()
-    lines = [line for line in evidence.lines if line.id in wanted] or list(evidence.lines)
-    alert = " ".join(dict.fromkeys(part for part in (case.title, case.message, case.service) if part))
-    return Question(
-        alert=clip(clean(alert), MAX_QUESTION_CHARS),
-        lines="\n".join(line.shown[:MAX_LINE_CHARS] for line in lines[:MAX_LINES]),
-    )
+def _by_words(index: _Index, question: Question) -> Ranking:
+    """By the BM25 score of the best section, with the share it has of the alert's telling words, or of the lines'."""
+    parts = [list(dict.fromkeys(words(text))) for text in (question.alert, question.lines)]
+    alert, lines = (index.words.matches(terms) for terms in parts)
+    together = index.words.matches([*parts[0], *parts[1]])
+    least_terms = min(LEAST_TERMS, max(map(len, parts)))
+    likeness = {
+        place: share
+        for place, match in together.items()
+        if match.terms >= least_terms
+        and (share := max(found[place].share for found in (alert, lines) if place in found)) >= LEAST_WORDS
+    }
+    ranked = sorted(likeness, key=lambda place: (-together[place].score, place))
+    return _first_of_each(index, ((place, together[place].score, likeness[place]) for place in ranked))
 
 
-def spaced(text: str) -> str:
-    """Text with names in humps, paths and snake case as words: `KubePodNotReady` becomes `Kube Pod Not Ready`."""
-    return _HUMPS.sub(" ", text)
-
-
-def _entries(memory: Memory) -> list[_Entry]:
-    found = [
-        _Entry(
-            key=("runbook", runbook.name),
-            title=runbook.title,
-            section=section.heading,
-            body=section.text,
-            runbook=runbook,
-        )
-        for runbook in memory.runbooks()
-        for section in runbook.sections
-    ]
-    for incident in memory.past_incidents():
-        diagnosis = incident.finding.diagnosis
-        lines = [item.text[:MAX_LINE_CHARS] for item in diagnosis.citations[:MAX_LINES]]
-        body = "\n".join([incident.service, diagnosis.summary, *lines, incident.note])
-        found.append(
-            _Entry(key=("incident", str(incident.id)), title=incident.title, body=clean(body), incident=incident)
-        )
+def _first_of_each(index: _Index, ranked: Iterable[tuple[int, float, float]]) -> Ranking:
+    """Runbooks and incidents from sections (place, score, likeness), best first, `DEPTH` of them."""
+    found: Ranking = {}
+    best: dict[Key, float] = {}
+    for place, score, likeness in ranked:
+        key = index.entries[place].key
+        if key not in best:
+            if len(best) == DEPTH:
+                continue
+            best[key], found[key] = score, (place, likeness)
+        elif score >= NEARLY * best[key] and place < found[key][0]:
+            found[key] = (place, found[key][1])
     return found
-
-
-def _by_words(index: _Index, question: Question) -> dict[Key, tuple[int, float]]:
-    """Runbooks and incidents by the BM25 score of their best section, with the share of telling words that it has."""
-    scores = index.words.scores(words(f"{question.alert} {question.lines}"))
-    ranked = sorted(scores, key=lambda place: (-scores[place][0], place))
-    return _first_of_each(index, ((place, scores[place][1]) for place in ranked if scores[place][1] >= LEAST_WORDS))
-
-
-def _first_of_each(index: _Index, ranked: Iterable[tuple[int, float]]) -> dict[Key, tuple[int, float]]:
-    """The best place and its likeness of each runbook and incident, in order, `DEPTH` of them."""
-    found: dict[Key, tuple[int, float]] = {}
-    for place, likeness in ranked:
-        found.setdefault(index.entries[place].key, (place, likeness))
-        if len(found) == DEPTH:
-            break
-    return found
-
-
-def _recalled(entry: _Entry, score: float, likeness: float) -> Recalled:
-    kind, ref = entry.key
-    excerpt = entry.body
-    steps: tuple[str, ...] = ()
-    if entry.runbook is not None:
-        excerpt, steps = books.plain(entry.body), _steps(entry.runbook, entry.section)
-    elif entry.incident is not None:
-        excerpt = " ".join(part for part in (entry.incident.finding.diagnosis.summary, entry.incident.note) if part)
-    return Recalled(
-        kind="runbook" if kind == "runbook" else "incident",
-        ref=ref,
-        title=entry.title,
-        score=round(score, 4),
-        similarity=round(min(max(likeness, 0.0), 1.0), 4),
-        excerpt=clip(clean(excerpt), MAX_EXCERPT_CHARS),
-        section=entry.section,
-        url=entry.runbook.url if entry.runbook is not None else "",
-        steps=steps,
-        category=entry.incident.category if entry.incident is not None else "",
-    )
-
-
-def _steps(runbook: Runbook, matched: str) -> tuple[str, ...]:
-    """What a runbook tells to do: of the sections that are about doing, the matched one first, else of the matched."""
-    doing = [section for section in runbook.sections if _TELLS.search(section.heading)]
-    doing.sort(key=lambda section: section.heading != matched)
-    wanted: list[Section] = doing or [section for section in runbook.sections if section.heading == matched]
-    return tuple(
-        f"{section.heading or runbook.title}: {clean(step)}" for section in wanted for step in books.steps(section.text)
-    )[:MAX_STEPS]
 
 
 def _distinct(found: Sequence[Recalled]) -> list[Recalled]:

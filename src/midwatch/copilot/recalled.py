@@ -1,8 +1,8 @@
 """What may recalled text do? Be shown, be read by the bigger model as unverified notes, and nothing else.
 
-A memory can be wrong, old, or written by whoever could reach it. So the local model never sees it, no word of it enters
-a diagnosis but a runbook's step with its source, and an answer of the bigger model that only repeats it counts for
-nothing (`without_echo`).
+A memory can be wrong, old, or written by whoever could reach it. So the local model never sees it; no word of it enters
+a diagnosis but a runbook's step with its source; and where the bigger model answers what its notes speak for
+(`suggested`), it is asked again without them, and that answer counts (`settle`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from midwatch.copilot import taxonomy
+from midwatch.copilot import signatures, taxonomy
 from midwatch.copilot.evidence import defang
-from midwatch.copilot.model import Diagnosis, Evidence, Recalled
+from midwatch.copilot.model import Diagnosis, Recalled
 from midwatch.copilot.parsing import clean, clip
 from midwatch.copilot.tokens import estimate_tokens
 
@@ -63,47 +63,23 @@ def steps_of(recalled: Sequence[Recalled]) -> tuple[str, ...]:
 
 
 def suggested(recalled: Sequence[Recalled]) -> frozenset[str]:
-    """The categories that recalled text names: what people said of past incidents, and any whose id stands in it."""
-    text = " ".join(f"{item.title} {item.excerpt}" for item in recalled).lower()
-    named = {category for category in taxonomy.CATEGORIES if category in text}
-    return frozenset(named | {item.category for item in recalled if item.category})
+    """The categories that recalled text speaks for: what people said of past incidents, and what its words point to."""
+    shown = [f"{item.title} {item.excerpt}".lower() for item in recalled]
+    text = " ".join(shown).replace("_", " ")
+    named = {category for category in taxonomy.CATEGORIES if category.replace("_", " ") in text}
+    pointed_to = {hit.category for hit in signatures.scan(shown)}
+    return frozenset(named | pointed_to | {item.category for item in recalled if item.category})
 
 
-def is_led(category: str, first: str, recalled: Sequence[Recalled], evidence: Evidence) -> bool:
-    """Whether the bigger model's answer may be no more than an echo of what was recalled.
+def settle(noted: Diagnosis, plain: Diagnosis) -> Diagnosis:
+    """The bigger model's verdict, where its answer with notes was one that they speak for, and it was asked again.
 
-    True where recalled text names its category, and neither the answer that was made without recalled text (`first`)
-    nor the rules' reading of the lines comes to the same one.
+    The answer without notes stands. Where the two differ, memory was leading: both are said, and a person is asked.
     """
-    ranked = evidence.ranking[0].category if evidence.ranking else ""
-    return category in suggested(recalled) and category not in {first, ranked}
-
-
-def is_contradicted(category: str, evidence: Evidence) -> bool:
-    """Whether the lines speak for another cause: the rules give it less than half of what they give their first."""
-    scores = {item.category: item.score for item in evidence.ranking}
-    return bool(scores) and scores.get(category, 0.0) < max(scores.values()) / 2
-
-
-def without_echo(first: Diagnosis, better: Diagnosis, recalled: Sequence[Recalled], evidence: Evidence) -> Diagnosis:
-    """What stands of the bigger model's answer, given that it read recalled text and `first` did not.
-
-    An answer that is not led stands as it is. A led one is believed no more than `first` was, and a person is asked;
-    where the lines speak against it, the verdict stays with `first`.
-    """
-    if not is_led(better.category, first.category, recalled, evidence):
-        return better
-    said = f"The bigger model said {better.category}, which notes of runbooks and past incidents name"
-    if is_contradicted(better.category, evidence):
-        note = f"{first.note} {said} and the lines do not; a person should look."
-        return replace(
-            first,
-            action="ask_person",
-            note=note.strip(),
-            prompt_tokens=better.prompt_tokens,
-            completion_tokens=better.completion_tokens,
-            cost_usd=better.cost_usd,
-            latency_ms=better.latency_ms,
-        )
-    note = f"{better.note} {said}; the lines neither say so nor speak against it."
-    return replace(better, action="ask_person", confidence=min(better.confidence, first.confidence), note=note.strip())
+    if noted.category == plain.category:
+        return plain
+    note = (
+        f"{plain.note} With notes of what looked similar the bigger model said {noted.category}, "
+        f"without them {plain.category}; a person should look."
+    )
+    return replace(plain, action="ask_person", note=note.strip())

@@ -248,7 +248,9 @@ NEGATED = re.compile(
 )
 """What takes a match back: "0 errors", "no failures", "retry when rate limited". Only a match that overlaps counts as taken back."""
 
-PASSED = re.compile(r"(?:\bpassed\b|\bpass:|^\s*[✓√✔]|^\s*ok\s|\.\.\. ok\s*$|\[\s+ok\s+\])(?!.*\bfail(?:ed|ures?)\b)")
+PASSED = re.compile(
+    r"(?:\bpassed\b|\bpass:|^\s*(?:--- )?pass\b|^\s*[✓√✔]|^\s*ok\s|\.\.\. ok\s*$|\[\s+ok\s+\])(?!.*\bfail(?:ed|ures?)\b)"
+)
 """A test that passed says nothing, whatever its name."""
 
 SOURCE_CODE = re.compile(

@@ -19,7 +19,6 @@ SUFFIXES = (".md", ".markdown", ".txt")
 MAX_FILE_BYTES = 1_000_000
 MAX_SECTION_CHARS = 1_500
 """About the 256 tokens that the sentence encoder reads."""
-MAX_NAME_CHARS = 300
 MAX_STEP_CHARS = 200
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -27,7 +26,7 @@ _FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LINK = re.compile(r"!?\[([^\]\n]{0,300})\]\([^)\n]{0,1000}\)")
 _ITEM = re.compile(r"^\s{0,6}(?:[-*+]|\d{1,2}[.)])\s+(.*)$")
-_PROMPT = re.compile(r"^\s*[$#]\s+")
+_PROMPT = re.compile(r"^\s*\$\s+")
 _FENCE = re.compile(r"^\s*(?:```+|~~~+)\s*(\w*)")
 _SHELLS = {"sh", "shell", "bash", "zsh", "console"}
 
@@ -42,7 +41,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Runbook:
-    """A runbook. `name` is its path below the folder it was added from, without the suffix; it names one runbook.
+    """A runbook. `name` is its path below the folder it was added from, without `.md`; no two have the same.
 
     `url` is where people read it ("" if it is only here); `digest` says whether a file has changed.
     """
@@ -60,6 +59,8 @@ def read_runbooks(path: Path, *, base_url: str = "") -> list[Runbook]:
     `base_url` is put before a file's path to link to it. Raises `RequestError` for a path that holds none, and for a
     file that is too large.
     """
+    if base_url and not base_url.startswith(("http://", "https://")):
+        raise RequestError(f"{base_url} is no link.", "Give it as https://HOST/PATH.")
     if path.is_file():
         files, root = [path], path.parent
     elif path.is_dir():
@@ -88,7 +89,7 @@ def _read(file: Path, inside: Path, base_url: str) -> Runbook:
             f"{file} is larger than {MAX_FILE_BYTES:,} bytes.", "Split it, or keep it out of the folder."
         )
     data = file.read_bytes()
-    name = inside.with_suffix("").as_posix()[:MAX_NAME_CHARS]
+    name = (inside.with_suffix("") if inside.suffix == ".md" else inside).as_posix()
     title, sections = split(data.decode("utf-8", "replace"))
     return Runbook(
         name=name,
@@ -171,7 +172,7 @@ def steps(section: str) -> tuple[str, ...]:
             found += [_command(item) for item in prompted or (code[:1] if shell else [])]
             code = None
         elif code is not None:
-            code += [line] if line.strip() else []
+            code += [line] if line.strip() and not line.lstrip().startswith("#") else []
         elif (item := _ITEM.match(line)) and item[1].strip():
             found.append(plain(item[1]))
         else:

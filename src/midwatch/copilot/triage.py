@@ -118,7 +118,7 @@ class Triage:
             latency_ms = (time.perf_counter() - began) * 1000
             failed = replace(first, action="ask_person", note=note, latency_ms=latency_ms)
             return _finding(evidence, failed, similar)
-        return _finding(evidence, recalled.without_echo(first, better, similar, evidence), similar, first=first)
+        return _finding(evidence, better, similar, first=first)
 
     async def explain_by_rules(
         self, case: Case, evidence: Evidence, reason: str, *, started: float | None = None
@@ -177,10 +177,19 @@ class Triage:
     async def _escalate(
         self, case: Case, evidence: Evidence, similar: Sequence[Recalled], bill: _Bill, began: float
     ) -> Diagnosis:
-        """What the bigger model says. Raises `ProviderError` if it says nothing usable."""
+        """What the bigger model says; asked again without notes where it says what they speak for.
+
+        Raises `ProviderError` if it says nothing usable.
+        """
+        notes = recalled.as_prompt(similar)
+        noted = await self._ask_bigger(case, evidence, notes, bill, began)
+        if not notes or noted.category not in recalled.suggested(similar):
+            return noted
+        return recalled.settle(noted, await self._ask_bigger(case, evidence, "", bill, began))
+
+    async def _ask_bigger(self, case: Case, evidence: Evidence, notes: str, bill: _Bill, began: float) -> Diagnosis:
         assert self._escalation is not None
-        question = prompt.ask_full(case, evidence, recalled.as_prompt(similar))
-        answer, completion = await _ask(self._escalation, question, evidence)
+        answer, completion = await _ask(self._escalation, prompt.ask_full(case, evidence, notes), evidence)
         bill.add(completion)
         if answer is None:
             raise ProviderError(f"{self._escalation.name} did not answer with a JSON object.", retryable=False)
@@ -217,6 +226,7 @@ class Triage:
             bill,
             replace(judged, confidence=round(certain, 4)),
             heard=heard,
+            threshold=threshold,
             action=confidence.action_of(certain, threshold, can_escalate=can_escalate),
             escalated=column == "escalated",
             notes=[*notes, *([final.note] if final.note else [])],
@@ -267,6 +277,7 @@ def _diagnosis(
     judged: Judgement,
     *,
     heard: Opinion | None,
+    threshold: float,
     action: Action,
     escalated: bool,
     notes: list[str],
@@ -302,6 +313,7 @@ def _diagnosis(
         rejected_citations=answer.rejected,
         escalated=escalated,
         note=" ".join(notes),
+        threshold=round(threshold, 4),
         signals=judged.signals,
         heard={} if heard is None else {k: round(v, 4) for k, v in heard.shares.items() if v >= HEARD},
     )

@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot import rules, signatures
-from midwatch.copilot.parsing import Level, clean, clip, parse
+from midwatch.copilot.parsing import clean, clip, parse, strip_time
+from midwatch.copilot.structured import Level
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
@@ -44,62 +45,30 @@ _DECIDED_BY_NUMBERS = re.compile(
     r"\W{0,4}(?:[a-z]+[ :=]{1,2}){0,2}\d"
     r"|\d+(?: [a-z]+)? (?:fail|err|problem|tests?|vulnerab|nodes|warning|violation|restart)"
 )
-_TROUBLE = (
-    *(
-        "error",
-        "fail",
-        "fatal",
-        "panic",
-        "exception",
-        "exceed",
-        "refus",
-        "denied",
-        "deny",
-        "timeout",
-        "timed out",
-        "unable",
-    ),
-    *(
-        "cannot",
-        "could not",
-        "couldn't",
-        "can't",
-        "critical",
-        "kill",
-        "abort",
-        "lost",
-        "down",
-        "reset",
-        "expire",
-        "full",
-    ),
-    *(
-        "invalid",
-        "unknown",
-        "missing",
-        "not found",
-        "unreachable",
-        "unavailable",
-        "no such",
-        "no route",
-        "reject",
-        "drop",
-    ),
-    *("exhaust", "too many", "too long", "stuck", "stall", "crash", "forbidden", "unauthorized", "corrupt", "conflict"),
-    *(
-        "not ready",
-        "unhealthy",
-        "overload",
-        "evict",
-        "throttl",
-        "deadlock",
-        "backoff",
-        "back-off",
-        "mismatch",
-        "violat",
-    ),
-    *("not allowed", "not permitted", "insufficient", "out of ", "no space", "limit reached", "gave up", "giving up"),
-    *("bad gateway", "unexpected", "does not ", "doesn't ", "is not ", "no active", "no healthy", "misconfig"),
+_MAYBE_TROUBLE = (
+    "err",
+    "fail",
+    "fatal",
+    "panic",
+    "excep",
+    "refus",
+    "denied",
+    "time",
+    "unable",
+    "cannot",
+    "not ",
+    "kill",
+    "lost",
+)
+"""Words that a line must hold to be told apart once a store is full."""
+_TROUBLE = re.compile(
+    r"error|fail(?:ed|ure|ing|s\b|\b)|fatal|\bpanic|exception|exceed|refus|\bden(?:ied|y|ies)\b|timed?[- ]?out|\bunable\b"
+    r"|\b(?:cannot|can'?t|could(?: not|n't)|does(?: not|n't)|did(?: not|n't)|is(?: not|n't)|won't|not (?:found|ready|allowed|permitted|available|responding|reachable|set))\b"
+    r"|critical|\bkill(?:ed|ing)?\b|abort|\blost\b|\bdown\b|\bresets?\b|expired?\b|\bfull\b|invalid|unknown|\bmissing\b|unreachable|unavailable"
+    r"|\bno (?:such|route|space|active|healthy|available|leader|quorum|endpoints?|space|response|nodes?|matching|tests?)\b|reject|dropp(?:ed|ing)\b|exhaust"
+    r"|\btoo (?:many|long|large|slow|old|few|small)\b|\bstuck\b|stall|crash|forbidden|unauthori[sz]ed|corrupt|conflict|unhealthy|overload|\bevict|throttl"
+    r"|deadlock|back-?off|mismatch|violat|insufficient|\bout of\b|limit reached|g(?:ave|iving) up|bad gateway|unexpected|misconfig|stale|lag(?:ging)?\b|behind\b"
+    r"|degraded|terminated|segfault|core dumped|undefined|unresolved|not (?:be|exist)|no longer|\bslow\b|blocked|exited with|non-?zero"
 )
 """Words that tell of trouble at any level: programs log much of it as information."""
 _ECHO = re.compile(r"^\S{0,40}\s*\+{1,2} \w")
@@ -111,8 +80,15 @@ _EXCEPTION = re.compile(
     r"^(?:\w+ ){0,2}(?:Caused by: |Unhandled exception\.? )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::| \[|$)"
     r"|^panic: |^Exception in thread|^thread '.*' panicked|^fatal error: |^Unhandled exception|^Caused by: "
 )
+_CHANGE = re.compile(
+    r"\b(?:shut(?:ting)? ?down|shutdown|sigterm|sigkill|sighup|stopp(?:ed|ing)|starting|started|restart(?:ed|ing)?|ready (?:to|for)|is ready|became ready"
+    r"|listening|reload(?:ed|ing)?|promoted|fail(?:ing)?[- ]?over|switchover|recover(?:ed|y)?|resum(?:ed|ing)|back (?:online|to normal|up)|re-?connected|re-?established"
+    r"|rolled back|rollback|roll(?:ing)?[ -]?out|deploy(?:ed|ing|ment)|upgrad(?:ed|ing)|scal(?:ed|ing) (?:up|down|to)|maintenance|drain(?:ed|ing)|resolved|cleared|elected"
+    r"|joined|left the|healthy|leader|primary|standby|released?|migrat(?:ed|ing|ion))\b"
+)
+"""Words of a change of state: what was stopped, started, changed or came back."""
 _DETAIL = re.compile(
-    r"^\s*(?:expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
+    r"^\s*(?:DETAIL|HINT|CAUSE|REASON|expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"^[\W_]*(?:\w{0,2}[\W_]*)$")
@@ -124,7 +100,8 @@ class Shape:
 
     `source` tells that the line prints a program's text and not its outcome; `marks` are the build server's words in
     it, by bit; `trouble` that it speaks of trouble, whatever its level; `detail` that it says what
-    an assertion compared; `step` that a build's step begins; `variants` holds one shape for each meaning of its numbers, where these decide.
+    an assertion compared; `step` that a build's step begins; `change`
+    that something changed its state; `variants` holds one shape for each meaning of its numbers, where these decide.
     """
 
     wording: Wording
@@ -141,6 +118,7 @@ class Shape:
     trouble: bool = False
     detail: bool = False
     step: bool = False
+    change: bool = False
     variants: dict[tuple[str, ...], Shape] | None = field(default=None, repr=False)
 
 
@@ -221,7 +199,7 @@ class TemplateStore:
             return self.blank
         full = len(self._by_words)
         if full >= MAX_SHAPES and (
-            full >= 2 * MAX_SHAPES or not any(word in line[:MAX_KEY_BYTES].lower() for word in _TROUBLE)
+            full >= 2 * MAX_SHAPES or not any(word in line[:MAX_KEY_BYTES].lower() for word in _MAYBE_TROUBLE)
         ):
             return self.rest
         shape = self._make(line, fresh)
@@ -236,7 +214,7 @@ class TemplateStore:
         parsed = parse(line)
         message = parsed.message
         raw = line if len(line) < signatures.MAX_LINE_CHARS else clip(line, signatures.MAX_LINE_CHARS)
-        lower = clean(raw).lower()
+        lower = strip_time(clean(raw)).lower()
         frame = _FRAME.match(message) is not None
         shape = Shape(
             self.miner.add(message),
@@ -252,6 +230,7 @@ class TemplateStore:
             trouble=_tells_of_trouble(message.lower()),
             detail=_DETAIL.match(message) is not None,
             step="##[group]run " in lower,
+            change=_CHANGE.search(message[:400].lower()) is not None,
         )
         fresh.append((shape, lower))
         return shape
@@ -296,7 +275,7 @@ class _Words(dict[bytes, bytes]):
 def _tells_of_trouble(lower: str) -> bool:
     """Whether a message says that something went wrong, and does not take it back."""
     text = lower[:MAX_KEY_BYTES]
-    return any(word in text for word in _TROUBLE) and rules.NEGATED.search(text) is None
+    return _TROUBLE.search(text) is not None and rules.NEGATED.search(text) is None
 
 
 def prints_source(line: str, message: str) -> bool:

@@ -1,4 +1,4 @@
-"""Lay out one incident: the log around the cited lines, and where the time went. Pure functions of a view."""
+"""Lay out one incident: the log around the cited lines, what looked similar, where the time went. Pure functions."""
 
 from __future__ import annotations
 
@@ -54,6 +54,18 @@ class Span:
     start: float
     width: float
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similar:
+    """A runbook or a past incident beside the answer. `link` is "" where there is nowhere to go."""
+
+    what: str
+    title: str
+    link: str
+    similarity: float
+    excerpt: str
+    category: str = ""
 
 
 class _Log:
@@ -138,6 +150,25 @@ def _citations_alone(view: IncidentView) -> list[Stretch]:
             last=item.line_number,
         )
         for item in sorted(citations, key=lambda item: item.line_number)
+    ]
+
+
+def similar(view: IncidentView) -> list[Similar]:
+    """What looked similar when the incident was diagnosed, without the incident itself."""
+    recalled = view.finding.recalled if view.finding else ()
+    return [
+        Similar(
+            what=f"Runbook{f', {item.section}' if item.section else ''}"
+            if item.kind == "runbook"
+            else f"Incident {item.ref}",
+            title=item.title,
+            link=item.url if item.kind == "runbook" else f"/incidents/{item.ref}",
+            similarity=item.similarity,
+            excerpt=item.excerpt,
+            category=item.category,
+        )
+        for item in recalled
+        if (item.kind, item.ref) != ("incident", str(view.id))
     ]
 
 

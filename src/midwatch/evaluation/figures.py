@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from midwatch.copilot.taxonomy import UNKNOWN
 from midwatch.evaluation.chart import SERIES, Axis, Chart, Grid, axis_to
 from midwatch.evaluation.cost import Curve
 from midwatch.evaluation.intervals import clopper_pearson
@@ -28,7 +29,7 @@ def reliability(columns: Columns) -> str:
         names=tuple(columns),
     )
     chart.line([(0, 0), (1, 1)], "guide")
-    for index, (name, verdicts) in enumerate(columns.items()):
+    for index, verdicts in enumerate(columns.values()):
         kind = f"s{index % SERIES}"
         confidence, right = (np.asarray(values) for values in scores(verdicts))
         order = np.argsort(confidence, kind="stable")
@@ -57,7 +58,7 @@ def risk_against_coverage(columns: Columns) -> str:
         y=axis_to(max(most, 0.05), "share wrong of the answered"),
         names=tuple(columns),
     )
-    for index, (name, points) in enumerate(curves.items()):
+    for index, points in enumerate(curves.values()):
         chart.line(points, f"s{index % SERIES}")
     return chart.svg()
 
@@ -103,9 +104,10 @@ def confusion(verdicts: Sequence[Verdict]) -> str:
     """True categories by said ones. An accepted other name counts as the true one; the last column abstains."""
     judged = [item for item in verdicts if item.labelled]
     counts = Counter((item.truth.category, item.truth.category if item.right else item.category) for item in judged)
-    rows = tuple(sorted({true for true, _ in counts}))
-    said = {name for _, name in counts} - {"unknown"}
-    columns = (*rows, *sorted(said - set(rows)), "unknown")
+    rows = tuple(sorted({true for true, _ in counts}, key=lambda name: (name == UNKNOWN, name)))
+    named = {name for _, name in counts} - {UNKNOWN}
+    causes = tuple(name for name in rows if name != UNKNOWN)
+    columns = (*causes, *sorted(named - set(causes)), UNKNOWN)
     return Grid(
         title="True categories (rows) by what was said (columns).",
         rows=rows,

@@ -22,6 +22,8 @@ SHORTEST, LONGEST = 5, 4_000
 """Lengths of logs; they are drawn evenly by their logarithm, so that half of them are shorter than about 150 lines."""
 _FIRST_MOMENT, _LAST_MOMENT = 1_640_995_200, 1_798_761_600
 _STORY_LINES = 600
+_LINES_A_SECOND = (-1.3, 1.1)
+"""How busy a log is, as powers of ten."""
 SHARES = {
     "single": 0.02,
     "cascade": 0.45,
@@ -57,15 +59,18 @@ class Draft:
         """The service that fails, as its dependents call it."""
         story, cast = self.story, self.stage.cast
         if story is None:
-            return self.stage.cast.name("service")
+            services = [voice.service for voice in self.stage.voices.values() if voice.own]
+            return self.stage.source.choice(services) if services else cast.name("service")
         service = next((name for name in (story.entity, *cast.aliases_of(story.entity)) if cast.is_service(name)), "")
-        if service or story.voice.program not in MACHINERY:
+        if service or story.voice.own:
             return service or story.voice.service
-        return cast.name("service")
+        return story.services[0] if story.services else cast.name("service")
 
     @property
     def hurt(self) -> str:
         """The service that people look at first: often one that only feels it."""
+        if self.story is not None and self.story.ci:
+            return self.stage.cast.name("repo").split("/")[-1]
         feels = [said.voice.service for said in self.lines if said.role == "consequence"]
         if feels and self.stage.source.random() < 0.7:
             return self.stage.source.choice(feels)
@@ -87,29 +92,32 @@ def draft(source: random.Random, category: str, shelves: Shelves, part: Part | N
             story=None,
             target=max(target, SHORTEST),
             begin=at,
-            end=at + 10 ** source.uniform(1.5, 4.2),
+            end=at + target / 10 ** source.uniform(*_LINES_A_SECOND),
             collect=collector(stage.collector, source),
         )
         _neighbours(made, shelves)
         return made
     item = shelves.draw(source, category)
     stage.collector = _collector(source, machines=item.program in MACHINERY)
-    story = tell(item, stage, at, max(1, min(_STORY_LINES, round(target * _story_part(source, target)))))
+    part_of_log = _story_part(source, target)
+    lasts_s = target / 10 ** source.uniform(*_LINES_A_SECOND)
+    limit = max(1, min(_STORY_LINES, round(target * part_of_log)))
+    story = tell(item, stage, at, limit=limit, lasts_s=lasts_s * part_of_log)
     made = Draft(
         stage=stage,
         story=story,
         target=target,
         begin=story.lines[0].at,
         end=max(said.at for said in story.lines),
-        collect=ci.collector_for(stage) if story.ci else collector(stage.collector, source),
+        collect=collector(stage.collector, source),
         lines=list(story.lines),
     )
     if story.ci:
-        made.lines = ci.job(story, stage, shelves.healthy_jobs(), made.room, part)
+        made.lines, made.collect = ci.job(story, stage, shelves.healthy_jobs(), made.room, part)
         made.begin, made.end = made.lines[0].at, made.lines[-1].at
         _plant(made, story.category)
     else:
-        _surround(made, story, shelves)
+        _surround(made, story, shelves, lasts_s)
     return made
 
 
@@ -149,13 +157,14 @@ def _collector(source: random.Random, *, machines: bool) -> str:
     return source.choices(names, weights=[WEIGHTS[name] for name in names])[0]
 
 
-def _surround(made: Draft, story: Story, shelves: Shelves) -> None:
+def _surround(made: Draft, story: Story, shelves: Shelves, lasts_s: float) -> None:
     """The time around a story, a second fault, its dependents, its end, and the healthy neighbours."""
     source = made.stage.source
-    length = made.end - made.begin + 20
+    length = made.end - made.begin
     if made.room > 3:
-        made.begin -= length * source.uniform(0, 2)
-        made.end += length * source.uniform(0, 1)
+        spare = max(lasts_s - length, 0.2 * length, 5.0)
+        before = source.uniform(0.1, 0.9)
+        made.begin, made.end = made.begin - spare * before, made.end + spare * (1 - before)
     faulty = story.category != FALSE_ALARM
     if faulty and made.room > 6 and _given("two_faults", source):
         _second_fault(made, story, shelves)
@@ -163,7 +172,7 @@ def _surround(made: Draft, story: Story, shelves: Shelves) -> None:
         _cascade(made, story)
     if faulty and made.room > 6 and felt(story.category) and story.ended_at is None and _given("recovered", source):
         story.ended_at = made.end
-        made.end += length * source.uniform(0.2, 1)
+        made.end += max(length, 20.0) * source.uniform(0.2, 1)
         count = source.randint(1, max(1, min(12, made.room // 3)))
         made.lines += recovery(made.failing, made.stage, arrivals(source, story.ended_at, made.end, count))
     if faulty and story.ended_at is not None:
@@ -181,7 +190,8 @@ def _second_fault(made: Draft, story: Story, shelves: Shelves) -> None:
         return
     item = shelves.draw(source, source.choice(categories))
     stage = Stage(source=source, cast=Cast(source), namespace=made.stage.namespace, collector=made.stage.collector)
-    second = tell(item, stage, source.uniform(story.broke_at, made.end), min(12, made.room))
+    began = source.uniform(story.broke_at, made.end)
+    second = tell(item, stage, began, limit=min(12, made.room), lasts_s=source.uniform(2, 60))
     lines = [said for said in second.lines if said.at >= second.broke_at][: min(12, made.room)]
     if second.ci or not lines:
         return
@@ -200,7 +210,7 @@ def _cascade(made: Draft, story: Story) -> None:
     source = made.stage.source
     failing, until = made.failing, max(story.ended_at or made.end, story.broke_at + 30)
     for _ in range(source.choice((1, 1, 2, 3))):
-        count = max(1, min(400, round(made.room * source.uniform(0.02, 0.3))))
+        count = max(1, min(400, round(made.room * source.uniform(0.02, 0.15))))
         moments = arrivals(source, story.broke_at + source.uniform(0.5, 20), until, count)
         made.lines += consequences(story.category, failing, made.stage, moments)
     made.traits.append("cascade")
@@ -216,9 +226,11 @@ def _plant(made: Draft, category: str) -> None:
     for role, (trait, text_at) in planted.items():
         if made.room < 2 or not _given(trait, source):
             continue
+        users = [voice for voice in made.stage.voices.values() if voice.own]
+        voices = users or list(made.stage.voices.values())
         for _ in range(source.choice((1, 1, 2, 3))):
             at = source.uniform(made.begin, made.end)
-            voice = source.choice(list(made.stage.voices.values()))
+            voice = source.choice(voices)
             made.lines.append(Said(at=at, voice=voice, say=_saying(text_at(at)), level="info", role=role, breath=at))
         made.traits.append(trait)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from midwatch.foundry.bank import Entry
 from midwatch.foundry.collectors import Voice
-from midwatch.foundry.names import Printing
+from midwatch.foundry.names import Cast, Printing
+from midwatch.foundry.pools import MAKERS
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.replay import Playing, tape_of
 from midwatch.foundry.said import Role, Said, Speech, Stage, messages
@@ -64,36 +65,39 @@ def chatter(
 
 def _played(recording: Recording, stage: Stage, moments: Sequence[float], voice: Voice | None) -> list[Said]:
     tape = tape_of(recording)
-    renamed = stage.cast.rename(recording.names)
+    renamed = stage.names_for(recording)
     playing = Playing(tape, renamed, stage.source)
     number = stage.source.randrange(len(tape.lines))
+    first, last = round(0.3 * len(tape.lines)), max(round(0.9 * len(tape.lines)), 1)
     said: list[Said] = []
     last_breath, breath = -1, 0.0
     for moment in moments:
-        line = tape.lines[number % len(tape.lines)]
-        if number % len(tape.lines) == 0:
-            playing = Playing(tape, renamed, stage.source)
+        line = tape.lines[number]
         if line.breath != last_breath:
             last_breath, breath = line.breath, moment
-        speaks = voice or voice_of(line.source, recording.program, renamed, stage)
+        speaks = voice or voice_of(line.source, recording, stage)
         say = player(playing, line)
         level = LEVELS[line.level]
         said.append(Said(at=breath, voice=speaks, say=say, level=level, role="healthy", breath=breath))
         number += 1
+        if number >= last:  # once more without its beginning and its end, which would be restarts
+            number, last_breath = first, -1
+            playing = Playing(tape, renamed, stage.source)
     return said
 
 
 def _spoken(entry: Entry, stage: Stage, moments: Sequence[float], voice: Voice | None) -> list[Said]:
-    speech = speaker(entry, stage) if voice is None else Speech(stage, voice, stage.source.choice(entry.shape))
+    cast = Cast(stage.source) if voice is None else stage.cast
+    speech = speaker(entry, stage, cast) if voice is None else Speech(stage, voice, stage.source.choice(entry.shape))
     texts = messages(entry.lines if entry.kind == "healthy" else entry.before)
     number = stage.source.randrange(len(texts))
-    in_order = stage.source.random() < 0.5
+    in_order = stage.source.random() < 0.3
     said: list[Said] = []
     for moment in moments:
         if len(said) >= len(moments):
             break
         message = texts[number % len(texts)] if in_order else stage.source.choice(texts)
-        printing = Printing(stage.cast, stage.source)
+        printing = Printing(cast, stage.source)
         said += speech.lines(message, moment, level="info", role="healthy", printing=printing)
         number += 1
     return said
@@ -116,25 +120,32 @@ def recovery(failing: str, stage: Stage, moments: Sequence[float]) -> list[Said]
 
 def _about(group: str, failing: str, stage: Stage, moments: Sequence[float], role: Role) -> list[Said]:
     source = stage.source
+    language = source.choice(tuple(_SHAPES))
     texts = _texts()[group]
-    chosen = source.sample(texts, min(len(texts), source.choice((1, 1, 2, 3))))
-    written_whole = source.random() < 0.25
-    if written_whole:
-        chosen = source.sample(_texts()[f"{group}_access"], 1)
-    voice = stage.voice(f"dependent {len(stage.voices)}", "nginx" if written_whole else "dependent")
-    speech = Speech(stage, voice, "plain" if written_whole else source.choice(_SHAPES))
+    known = texts[language] if language == "access" else [*texts[language], *texts["any"]]
+    chosen = source.sample(known, min(len(known), source.choice((1, 1, 2, 3))))
+    program = "nginx" if language == "access" else "java"
+    voice = stage.voice(f"dependent {len(stage.voices)}", program)
+    speech = Speech(stage, voice, source.choice(_SHAPES[language]))
     given: Mapping[str, str] = {"service": failing, "port": str(source.choice((80, 8080, 9090, 5000, 3000, 443)))}
     said: list[Said] = []
     for moment in moments:
-        printing = Printing(stage.cast, source, given)
+        own = {**given, "table": MAKERS["table"](source)} if language == "access" else given
+        printing = Printing(stage.cast, source, own)
         said += speech.lines([source.choice(chosen)], moment, level="error", role=role, printing=printing)
     return said
 
 
 @lru_cache(maxsize=1)
-def _texts() -> dict[str, list[str]]:
-    path = Path(__file__).with_name("consequences.toml")
-    return {key: list(value["lines"]) for key, value in tomllib.loads(path.read_text(encoding="utf-8")).items()}
+def _texts() -> dict[str, dict[str, list[str]]]:
+    return tomllib.loads(Path(__file__).with_name("consequences.toml").read_text(encoding="utf-8"))
 
 
-_SHAPES = ("java", "python", "go", "json", "logfmt", "dotnet", "python", "java", "json")
+_SHAPES: dict[str, tuple[str, ...]] = {
+    "java": ("java", "java", "json"),
+    "python": ("python", "python", "json"),
+    "go": ("go", "json", "logfmt"),
+    "any": ("json", "logfmt", "dotnet", "python", "java"),
+    "access": ("access",),
+}
+"""Who feels it: programs of a language, of any, or a web server; and how such a one may write."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import pwd
 import random
 import re
@@ -21,24 +22,26 @@ from midwatch.errors import FoundryError
 from midwatch.foundry import apps
 from midwatch.foundry.faults import Fault
 from midwatch.foundry.place import Place
+from midwatch.foundry.pools import listed
 from midwatch.foundry.recording import Kind, RecordedLine, Recording
 
 MAX_LINES = 300
+_KERNEL = "Linux version 6.1.0-18-amd64 (debian-kernel@lists.debian.org) #1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1"
 STYLES = ("plain", "dashes", "brackets", "json", "logfmt")
-_SERVICES = (
-    "orders-api checkout-web billing-worker catalog-api inventory-sync payments-api shipping-svc profile-api "
-    "search-indexer notifier-svc ledger-api pricing-worker booking-web reviews-api loyalty-svc feed-builder "
-    "media-api tickets-web claims-api fleet-tracker"
-).split()
-_DATABASES = (
-    "shopdb crm_main ledger_prod fleetdata bookings_db hr_core warehouse2 portal_prod media_meta billing_eu".split()
+_SERVICES = listed("""
+    orders-api checkout-web billing-worker catalog-api inventory-sync payments-api shipping-svc profile-api
+    search-indexer notifier-svc ledger-api pricing-worker booking-web reviews-api loyalty-svc feed-builder
+    media-api tickets-web claims-api fleet-tracker
+""")
+_DATABASES = listed("""
+    shopdb crm_main ledger_prod fleetdata bookings_db hr_core warehouse2 portal_prod media_meta billing_eu
+""")
+_USERS = listed("app_rw svc_orders webuser backend_app reporting_ro etl_loader svc_core appadmin jobrunner svc_web")
+_TABLES = listed(
+    "invoices customers order_items shipments payments_log sessions_v2 products audit_trail parcels devices"
 )
-_USERS = "app_rw svc_orders webuser backend_app reporting_ro etl_loader svc_core appadmin jobrunner svc_web".split()
-_TABLES = (
-    "invoices customers order_items shipments payments_log sessions_v2 products audit_trail tickets devices".split()
-)
-_QUEUES = "email.outbound order.events invoice-jobs thumbnails sms_send audit.stream webhook.retry export_jobs".split()
-_HOSTS = "db-{n} store-{n} core-db-{n} prd-data-{n} eu1-db-{n} sql-{n}".split()
+_QUEUES = listed("email.outbound order.events invoice-jobs thumbnails sms_send audit.stream webhook.retry export_jobs")
+_HOSTS = listed("db-{n} store-{n} core-db-{n} prd-data-{n} eu1-db-{n} sql-{n}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +84,13 @@ class Told:
     """What a fault says about what it did; `staged` makes a recording of it and of what was heard.
 
     `truth` are patterns of lines that show the cause at or after `broke_at`; `late` are further patterns with their
-    own moment (what shows a recovery only after it). Lines after `ended_at` (our own tidying up) are left out. `hide` maps texts of this machine to what an installation prints.
+    own moment (what shows a recovery only after it). Lines after `ended_at` (our own tidying up) are left out.
+    `entity` is the first of its names that was printed. `hide` maps texts of this machine to what an installation prints.
     """
 
     cause: str
     ended_at: float
-    entity: str = ""
+    entity: str | tuple[str, ...] = ""
     truth: Sequence[str] = ()
     broke_at: float | None = None
     mended_at: float | None = None
@@ -112,10 +116,11 @@ def staged(
 
     def record(place: Place, rng: random.Random) -> Recording:
         told = body(place, rng)
-        heard = place.lines(told.truth, since=told.broke_at or 0.0, hide={**_paths(), **told.hide})
+        heard = place.lines(told.truth, since=told.broke_at or 0.0, hide={**_machine(), **told.hide})
         lines = tuple(
             replace(line, truth=line.truth or _late(line, told.late)) for line in heard if line.at <= told.ended_at
         )
+        lines = _cut(lines)
         everything = "\n".join(f"{line.source} {line.text}" for line in lines)
         return Recording(
             id=f"{name}-{rng.getrandbits(32):08x}",
@@ -124,7 +129,7 @@ def staged(
             kind=kind,
             category=category,
             severity=told.severity,
-            entity=told.entity,
+            entity=next((name for name in _names(told.entity) if name in everything), ""),
             cause=told.cause,
             accepted=told.accepted,
             templated=told.templated,
@@ -133,18 +138,29 @@ def staged(
             names={key: value for key, value in told.names.items() if key in everything},
             broke_at=told.broke_at,
             mended_at=told.mended_at,
-            lines=_cut(lines),
+            lines=lines,
         )
 
     return Fault(name=name, program=program, category=category, needs=tuple(needs), record=record)
+
+
+def _names(entity: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (entity,) if isinstance(entity, str) else entity
 
 
 def _late(line: RecordedLine, late: Sequence[tuple[str, float]]) -> bool:
     return any(line.at >= moment and re.search(pattern, line.text) for pattern, moment in late)
 
 
-def _paths() -> dict[str, str]:
-    return {f"{Path(json.__file__).parents[1]}": "/usr/lib/python3.11", sys.executable: "/usr/bin/python3"}
+def _machine() -> dict[str, str]:
+    """What this machine says of itself, and what a plain Debian would say."""
+    build = Path("/proc/version")
+    return {
+        **({build.read_text(encoding="utf-8").strip(): _KERNEL} if build.exists() else {}),
+        platform.release(): "6.1.0-18-amd64",
+        f"{Path(json.__file__).parents[1]}": "/usr/lib/python3.11",
+        sys.executable: "/usr/bin/python3",
+    }
 
 
 def _cut(lines: tuple[RecordedLine, ...]) -> tuple[RecordedLine, ...]:
@@ -181,36 +197,40 @@ def small_disk(place: Place, name: str, *, mb: float, user: str | None = None) -
     """A disk of a few megabytes at a folder of the place. Raises `FoundryError` where nothing may be mounted."""
     path = place.folder / name
     path.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ("mount", "-t", "tmpfs", "-o", f"size={int(mb * 1024)}k,mode=0700", "tmpfs", str(path)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise FoundryError(
-            f"A small disk could not be mounted ({done.stderr.strip()}).", "Run as root, or leave disk faults out."
-        )
+    size = f"size={int(mb * 1024)}k,mode=0700"
+    quietly(("mount", "-t", "tmpfs", "-o", size, "tmpfs", str(path)), what="Mounting a small disk (root may)")
     try:
         give(path, user)
         yield path
     finally:
         place.close()
-        subprocess.run(("umount", "-l", str(path)), capture_output=True, check=False)
+        quietly(("umount", "-l", str(path)), what="Unmounting a small disk")
 
 
-def quietly(command: Sequence[str], *, what: str, timeout_s: float = 60.0, **options: Any) -> str:
-    """Run a program that is not part of the story and return what it printed. Raises `FoundryError` if it fails."""
-    done = subprocess.run(
+def quietly(
+    command: Sequence[str],
+    *,
+    what: str,
+    timeout_s: float = 60.0,
+    cwd: Path | None = None,
+    user: str | None = None,
+    text: str = "",
+) -> str:
+    """Run a program that is not part of the story, fed with `text`, and return what it printed.
+
+    Raises `FoundryError` if it fails; `what` begins that sentence.
+    """
+    done = subprocess.run(  # noqa: S603 - programs of ours, by a list of arguments
         command,
+        input=text,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
         text=True,
         timeout=timeout_s,
         check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", **options.pop("env", {})},
-        **options,
+        cwd=cwd,
+        user=user,
+        env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "TZ": "UTC"},
     )
     if done.returncode:
         raise FoundryError(f"{what} failed: {done.stdout.strip()[-400:]}", "Is the program installed in full?")
@@ -219,12 +239,19 @@ def quietly(command: Sequence[str], *, what: str, timeout_s: float = 60.0, **opt
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """Something that a service does: `steps` are texts for its driver, `weight` how often it is asked."""
+    """Something that a service does: `steps` are texts for its driver, `weight` how often it is asked.
+
+    With `refused`, a status, an error is an everyday thing of this route, told as a warning. `tells` (with one `%s`)
+    says the last answer instead of a status, as a warning when that is a number above `limit`.
+    """
 
     name: str
     steps: Sequence[str]
     ok: int = 200
     weight: float = 1.0
+    refused: int = 0
+    tells: str = ""
+    limit: int = 0
 
 
 def serve(
@@ -260,9 +287,7 @@ def serve(
         "style": style or rng.choice(STYLES),
         "driver": driver,
         "target": dict(target),
-        "routes": [
-            {"name": route.name, "steps": list(route.steps), "ok": route.ok, "weight": route.weight} for route in routes
-        ],
+        "routes": [vars(route) for route in routes],
         "threads": threads,
         "pause_s": pause_s,
         "pooled": pooled,
@@ -283,16 +308,17 @@ def certificate(place: Place, name: str, *, host: str, lasts_s: float, user: str
     folder = place.folder / "tls"
     folder.mkdir(exist_ok=True)
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    commands = [
+    between = ("-startdate", _openssl_time(-90 * 86400), "-enddate", _openssl_time(lasts_s))
+    signer = ("-config", "ca.cnf", "-cert", "ca.crt", "-keyfile", "ca.key")
+    commands: list[tuple[str, ...]] = [
         ("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={host}"),
-        ("ca", "-batch", "-config", "ca.cnf", "-cert", "ca.crt", "-keyfile", "ca.key", "-in", f"{name}.csr", "-notext")
-        + ("-out", f"{name}.crt", "-startdate", _openssl_time(-90 * 86400), "-enddate", _openssl_time(lasts_s)),
+        ("ca", "-batch", "-notext", *signer, "-in", f"{name}.csr", "-out", f"{name}.crt", *between),
     ]
     if not (folder / "ca.crt").exists():
         (folder / "index.txt").write_text("")
         (folder / "ca.cnf").write_text(
-            "[ca]\ndefault_ca=x\n[x]\ndatabase=index.txt\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\nrand_serial=yes\n"
-            "unique_subject=no\nx509_extensions=e\n[p]\ncommonName=supplied\n"
+            "[ca]\ndefault_ca=x\n[x]\ndatabase=index.txt\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n"
+            "rand_serial=yes\nunique_subject=no\nx509_extensions=e\n[p]\ncommonName=supplied\n"
             f"[e]\nsubjectAltName=DNS:{host},DNS:localhost,IP:127.0.0.1\n"
         )
         ca = ("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "3650", "-subj", "/CN=Internal CA")

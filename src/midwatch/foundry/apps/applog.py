@@ -21,7 +21,7 @@ class _Structured(logging.Formatter):
 
     def __init__(self, style: str) -> None:
         super().__init__()
-        self._style = style
+        self._shape = style
 
     def format(self, record: logging.LogRecord) -> str:
         """A record with its exception as one field."""
@@ -29,11 +29,11 @@ class _Structured(logging.Formatter):
         level = {"WARNING": "warn"}.get(record.levelname, record.levelname.lower())
         fields = {"ts": stamp, "level": level, "logger": record.name, "msg": record.getMessage()}
         if record.exc_info and record.exc_info[1]:
-            if self._style == "json":
+            if self._shape == "json":
                 fields["exc"] = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
             else:
                 fields["err"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}".strip()
-        if self._style == "json":
+        if self._shape == "json":
             return json.dumps(fields)
         return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
 
@@ -46,6 +46,6 @@ def set_up(style: str, level: int) -> None:
     """Log to standard output in a shape of `STYLES`."""
     handler = logging.StreamHandler(sys.stdout)
     formatter = logging.Formatter(_FORMATS[style]) if style in _FORMATS else _Structured(style)
-    formatter.converter = time.gmtime  # type: ignore[assignment]
+    formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler])

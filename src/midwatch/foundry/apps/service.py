@@ -4,7 +4,8 @@ The plan is an object: `service`, `version`, `style` (see applog), `driver` (a m
 `connect(**target)`), `target`, `routes`, `threads`, `pause_s` (mean time between requests of a thread), `pooled`
 (keep a connection), `failing` (how an error is told: traceback, line, retry, bare), `quiet` (no line for a success),
 `seed`, `greeting` (lines at the start). A route has `name`, `ok` (status), `steps` (texts for the driver, in which
-`{id}` and `{word}` are filled; `sleep 0.5` waits), `weight`. It runs until SIGTERM.
+`{id}` and `{word}` are filled; `sleep 0.5` waits), `weight`, `refused` (a status: errors are an everyday thing),
+`tells` (said with the last answer in it; a warning when that is a number above `limit`). It runs until SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import applog
-
+BLOB = "c29tZSBieXRlcw" * 1200
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "harbor", "islet", "juniper", "kelp", "larch")
 RETRIES = 3
 SLOWEST = 5
@@ -61,21 +61,31 @@ class Service:
             try:
                 if session is None:
                     session = self.driver.connect(**self.plan["target"])
-                self.handle(session, route, rng)
+                answer = self.handle(session, route, rng)
             except Exception as error:
-                session, failures = _closed(session), failures + 1
+                session, failures = self._close(session), failures + 1
                 self._tell(route, error, began, failures)
             else:
                 failures = 0
-                if not self.plan.get("quiet"):
+                if route.get("tells"):
+                    self._report(route, answer)
+                elif not self.plan.get("quiet"):
                     self.log.info("%s %s %dms", route["name"], route["ok"], 1000 * (time.monotonic() - began))
                 if not self.plan["pooled"]:
-                    session = _closed(session)
-        _closed(session)
+                    session = self._close(session)
+        self._close(session)
 
-    def handle(self, session: Any, route: dict[str, Any], rng: random.Random) -> None:
-        """One request: the steps of its route, in order."""
+    def _close(self, session: Any) -> Any:
+        """Close a session; what is kept instead of it is none."""
+        if session is not None:
+            session.close()
+        return None
+
+    def handle(self, session: Any, route: dict[str, Any], rng: random.Random) -> Any:
+        """One request: the steps of its route, in order. Returns the last answer."""
         values = {"id": rng.randint(1, 90), "word": rng.choice(WORDS), "other": rng.randint(1, 90)}
+        values |= {"uid": f"{rng.getrandbits(48):012x}", "blob": BLOB}
+        answer = None
         for step in route["steps"]:
             text = step
             for key, value in values.items():
@@ -83,12 +93,20 @@ class Service:
             if text.startswith("sleep "):
                 self.stopping.wait(float(text.removeprefix("sleep ")))
             else:
-                session.run(text)
+                answer = session.run(text)
+        return answer
+
+    def _report(self, route: dict[str, Any], answer: Any) -> None:
+        above = str(answer).isdigit() and int(answer) > route.get("limit", 0)
+        self.log.log(logging.WARNING if above else logging.INFO, route["tells"], answer)
 
     def _tell(self, route: dict[str, Any], error: Exception, began: float, failures: int) -> None:
         took = 1000 * (time.monotonic() - began)
         way = self.plan["failing"]
         text = " ".join(str(error).split())
+        if route.get("refused"):
+            self.log.warning("%s %s: %s", route["name"], route["refused"], text)
+            return
         if way == "traceback":
             self.log.error("%s failed", route["name"], exc_info=error)
         elif way == "line":
@@ -101,15 +119,10 @@ class Service:
         self.log.log(logging.WARNING if way == "retry" else logging.ERROR, "%s 500 %dms", route["name"], took)
 
 
-def _closed(session: Any) -> None:
-    if session is not None:
-        session.close()
-
-
 def main() -> None:
     """Read the plan and serve it."""
     plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    applog.set_up(plan["style"], logging.INFO)
+    importlib.import_module("applog").set_up(plan["style"], logging.INFO)
     service = Service(plan)
     signal.signal(signal.SIGTERM, lambda *_: service.stopping.set())
     service.serve()

@@ -13,10 +13,10 @@ _SCRAM = "host all all 127.0.0.1/32 scram-sha-256\n"
 
 
 def _told(
-    place: Place, rng: random.Random, cluster: Cluster, broke: float, cause: str, truth: tuple[str, ...], entity: str
+    rng: random.Random, cluster: Cluster, *, broke: float, cause: str, truth: tuple[str, ...], entity: str
 ) -> Told:
     who = cluster.cast
-    place.wait_for("|".join(truth), since=broke, timeout_s=20)
+    cluster.place.wait_for("|".join(truth), since=broke, timeout_s=20)
     let_run(rng, 2.0, 3.5)
     return cluster.told(
         cause=cause,
@@ -43,9 +43,8 @@ def wrong_password(place: Place, rng: random.Random) -> Told:
     broke = place.now
     cluster.sql(f"ALTER ROLE {who.user} PASSWORD 'rotated-{rng.getrandbits(24):06x}'")
     truth = ("password authentication failed for user", r"Connection matched pg_hba\.conf line")
-    return _told(
-        place, rng, cluster, broke, f"{who.service} logs in as {who.user} with a wrong password", truth, who.user
-    )
+    cause = f"{who.service} logs in as {who.user} with a wrong password"
+    return _told(rng, cluster, broke=broke, cause=cause, truth=truth, entity=who.user)
 
 
 def no_hba_entry(place: Place, rng: random.Random) -> Told:
@@ -62,7 +61,7 @@ def no_hba_entry(place: Place, rng: random.Random) -> Told:
     cluster.reload()
     cause = f"pg_hba.conf of {who.host} lets {who.user} of {who.service} not in"
     truth = ("no pg_hba.conf entry for host", "pg_hba.conf rejects connection for host")
-    return _told(place, rng, cluster, broke, cause, truth, who.user)
+    return _told(rng, cluster, broke=broke, cause=cause, truth=truth, entity=who.user)
 
 
 def missing_role(place: Place, rng: random.Random) -> Told:
@@ -78,7 +77,8 @@ def missing_role(place: Place, rng: random.Random) -> Told:
         rng, service=who.other, pooled=False, parameters={"user": role}, greeting=(f"database role is {role}",)
     )
     truth = (f'role "{role}" does not exist', f'Role "{role}" does not exist', "password authentication failed for")
-    told = _told(place, rng, cluster, broke, f"{who.other} logs in as {role}, a role that does not exist", truth, role)
+    cause = f"{who.other} logs in as {role}, a role that does not exist"
+    told = _told(rng, cluster, broke=broke, cause=cause, truth=truth, entity=role)
     return replace(told, names={**told.names, role: "user"})
 
 
@@ -87,7 +87,7 @@ def permission_denied(place: Place, rng: random.Random) -> Told:
     who = cast(rng)
     cluster = make(place, rng, who)
     cluster.start()
-    cluster.serve(rng, pause_s=0.3)
+    cluster.serve(rng, pause_s=0.4, pooled=False)
     let_run(rng, 1.0, 2.5)
     broke = place.now
     revoke = rng.choice(
@@ -95,12 +95,13 @@ def permission_denied(place: Place, rng: random.Random) -> Told:
             f"REVOKE ALL ON {who.table} FROM {who.user}",
             f"REVOKE INSERT, UPDATE ON {who.table} FROM {who.user}",
             f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {who.user}",
-            "REVOKE ALL ON SCHEMA public FROM public",
+            f"REVOKE CONNECT ON DATABASE {who.database} FROM public",
         )
     )
     cluster.sql(revoke, database=who.database)
-    truth = (r"permission denied for (table|schema|sequence)",)
-    return _told(place, rng, cluster, broke, f"{who.user} has no right on what {who.service} uses", truth, who.user)
+    truth = (r"permission denied for (table|database|sequence)", "User does not have CONNECT privilege")
+    cause = f"{who.user} has no right on what {who.service} uses"
+    return _told(rng, cluster, broke=broke, cause=cause, truth=truth, entity=who.user)
 
 
 def expired_certificate(place: Place, rng: random.Random) -> Told:
@@ -127,4 +128,4 @@ def expired_certificate(place: Place, rng: random.Random) -> Told:
     owner = who.host if ends == "server" else who.user
     cause = f"the TLS certificate of {owner} has expired, so connections to PostgreSQL fail"
     truth = ("certificate verify failed", "certificate expired", "certificate has expired")
-    return _told(place, rng, cluster, expires, cause, truth, owner)
+    return _told(rng, cluster, broke=expires, cause=cause, truth=truth, entity=owner)

@@ -22,7 +22,7 @@ def missing_column(place: Place, rng: random.Random) -> Told:
     version = rng.choice((f"{major}.{int(minor) + 1}.0", f"{int(major) + 1}.0.0", f"{major}.{minor}.{int(patch) + 1}"))
     column = rng.choice(("loyalty_tier", "currency_code", "deleted_at", "region_id", "tax_rate"))
     table = rng.choice(("feature_flags", "order_events_v2", "customer_consents", "price_rules"))
-    path = "/" + who.table.replace("_", "-")
+    path = f"/{who.table}"
     broken = rng.choice(
         (
             f"SELECT id, note, {column} FROM {who.table} WHERE id = {{id}}",
@@ -136,7 +136,7 @@ def bad_configuration(place: Place, rng: random.Random) -> Told:
             let_run(rng, 0.8, 1.2)
     return cluster.told(
         cause=f"postgresql.conf of {who.host} has a line that PostgreSQL refuses: {wrong}",
-        entity=wrong.split(" ")[0],
+        entity=(wrong.split(" ")[0], wrong.split(" ")[-1].strip("'"), who.host),
         truth=(
             "unrecognized configuration parameter",
             "invalid value for parameter",

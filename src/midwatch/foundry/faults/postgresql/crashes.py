@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
-import subprocess
+import signal
 from dataclasses import replace
 
 from midwatch.foundry.faults.postgresql.server import READY, Cluster, make
@@ -44,7 +45,7 @@ def _running_report(cluster: Cluster) -> list[int]:
 
 def _kill(cluster: Cluster, signal_number: int) -> int:
     pid = _running_report(cluster)[0]
-    subprocess.run(("kill", f"-{signal_number}", str(pid)), check=True)
+    os.kill(pid, signal_number)
     return pid
 
 
@@ -83,7 +84,6 @@ def killed_for_memory(place: Place, rng: random.Random) -> Told:
         ),
         broke_at=broke,
         mended_at=mended,
-        names={"postgres": "process"},
         templated=True,
         alert=rng.choice((("PostgresqlRestarted", f"PostgreSQL on {who.host} restarted"), ("OomKill", who.host))),
         severity="critical",
@@ -119,8 +119,7 @@ def planned_restart(place: Place, rng: random.Random) -> Told:
     cluster.serve(rng, pause_s=0.35)
     let_run(rng, 1.0, 2.5)
     broke = place.now
-    mode = rng.choice(("SIGINT", "SIGINT", "SIGQUIT"))
-    subprocess.run(("kill", "-s", mode.removeprefix("SIG"), str(server.pid)), check=True)
+    server.send_signal(rng.choice((signal.SIGINT, signal.SIGINT, signal.SIGQUIT)))
     server.wait(20)
     let_run(rng, 0.2, 0.8)
     cluster.start()

@@ -64,14 +64,14 @@ def _fill_disk(place: Place, rng: random.Random, cluster: Cluster, mount: str) -
     cluster.serve(rng, pause_s=0.4)
     let_run(rng, 1.0, 2.0)
     broke = place.now
-    path = "/" + who.table.replace("_", "-")
+    path = f"/{who.table}"
     load = Route(
         name=f"POST {path}/import",
         steps=(f"INSERT INTO {who.table} (note) SELECT repeat('x', 900) || n FROM generate_series(1, 6000) n",),
         ok=202,
     )
     cluster.serve(rng, service=who.other, routes=(load,), pause_s=0.25, threads=2)
-    place.wait_for("No space left on device", source="postgres", timeout_s=20)
+    place.wait_for("No space left on device|Check free disk space", source="postgres", timeout_s=20)
     let_run(rng, 1.5, 3.0)
     return broke
 
@@ -83,10 +83,7 @@ def disk_full(place: Place, rng: random.Random) -> Told:
     mount = rng.choice(("tablespace", "data", "data"))
     volume = rng.choice(("/var/lib/postgresql", "/mnt/pgdata", "/data/postgres", "/pgvol"))
     with small_disk(place, "volume", mb=24 if mount == "tablespace" else rng.randint(68, 90), user=user) as disk:
-        if mount == "data":
-            cluster = make(place, rng, who, data=disk / "pgdata", wal_mb=4)
-        else:
-            cluster = make(place, rng, who)
+        cluster = make(place, rng, who, data=disk / "pgdata" if mount == "data" else None, wal_mb=4)
         broke = _fill_disk(place, rng, cluster, mount)
         ended = place.now
     return cluster.told(

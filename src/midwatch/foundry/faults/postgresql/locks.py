@@ -32,7 +32,7 @@ def deadlock(place: Place, rng: random.Random) -> Told:
     broke = place.now
     low, high = sorted(rng.sample(range(1, 90), 2))
     first, second = (f"UPDATE {who.table} SET amount = amount + 1 WHERE id = {row}" for row in (low, high))
-    name = "/" + who.table.replace("_", "-")
+    name = f"/{who.table}"
     gap = f"sleep {rng.uniform(0.15, 0.3):.2f}"
     routes = (
         Route(name=f"POST {name}/transfer", steps=("BEGIN", first, gap, second, "COMMIT"), ok=201),
@@ -46,7 +46,7 @@ def deadlock(place: Place, rng: random.Random) -> Told:
         entity=who.database,
         truth=(
             "deadlock detected",
-            r"waits for \w+Lock on transaction",
+            r"waits for \w+Lock on",
             r"still waiting for \w+Lock",
             "detected deadlock while waiting",
         ),

@@ -81,6 +81,7 @@ def lost_primary(place: Place, rng: random.Random) -> Told:
                 "could not connect to the primary server",
                 "could not receive data from WAL stream",
                 "could not send data to WAL stream",
+                "unexpected EOF on standby connection",
                 "terminating walreceiver due to timeout",
                 "terminating walsender process due to replication timeout",
                 "streaming replication receiver .* could not connect",
@@ -139,5 +140,6 @@ def unknown_host(place: Place, rng: random.Random) -> Told:
         truth=("could not translate host name",),
         broke_at=broke,
         hide={f"{who.host}.invalid": name},
+        names={name: "host"},
         alert=("HighErrorRate", f"{who.service} answers 5xx to more than 5% of requests"),
     )

@@ -123,6 +123,7 @@ class Cluster:
             cast.database: "database",
             cast.user: "user",
             cast.host: "host",
+            cast.table: "table",
         }
         hide = {str(self.port): "5432", "/srv/pgdata": "/var/lib/postgresql/15/main", "127.0.0.1": cast.address}
         if int(cast.version.split(".")[1]) % 2:  # as libpq prints a server that it found by name
@@ -148,7 +149,7 @@ def _program(name: str) -> str:
 def usual_routes(cast: Cast) -> tuple[Route, ...]:
     """What a small web service does all day."""
     table = cast.table
-    path = "/" + table.replace("_", "-")
+    path = f"/{table}"
     return (
         Route(name=f"GET {path}", steps=(f"SELECT * FROM {table} WHERE id = {{id}}",), weight=4),
         Route(name=f"POST {path}", steps=(f"INSERT INTO {table} (note, state) VALUES ('{{word}}', 'new')",), ok=201),
@@ -175,8 +176,10 @@ def make(
     folder.mkdir(exist_ok=True)
     give(folder, user)
     quietly(
-        (_program("initdb"), "-D", str(folder), "-U", ADMIN, "-N", "-E", "UTF8", "--locale=C.UTF-8")
-        + ("--wal-segsize", str(wal_mb), "-A", "trust"),
+        (
+            *(_program("initdb"), "-D", str(folder), "-U", ADMIN, "-N", "-E", "UTF8", "--locale=C.UTF-8"),
+            *("--wal-segsize", str(wal_mb), "-A", "trust"),
+        ),
         what="initdb",
         cwd=folder,
         user=user,
@@ -222,19 +225,18 @@ def _fill(cluster: Cluster, rows: int, also: str) -> None:
             "amount int DEFAULT 1, created_at timestamptz DEFAULT now());\n"
             f"INSERT INTO {cast.table} (note) SELECT 'note ' || n FROM generate_series(1, {rows}) n;\n{also}"
             f"ALTER TABLE {cast.table} OWNER TO {cast.user};\n"
+            f"GRANT CREATE, USAGE ON SCHEMA public TO {cast.user};\n"
             f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {cast.user};\n"
             f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {cast.user};\n",
         ),
     )
     settings = ("-c", "log_checkpoints=off", "-c", "max_locks_per_transaction=400")
     for database, text in statements:
-        done = subprocess.run(
+        said = quietly(
             (_program("postgres"), "--single", "-j", "-D", str(cluster.data), *settings, database),
-            input=text.replace(";\n", ";\n\n"),
-            text=True,
-            capture_output=True,
-            check=False,
+            what="postgres --single",
+            text=text.replace(";\n", ";\n\n"),
             user=cluster.user,
             cwd=cluster.data,
         )
-        assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
+        assert "ERROR" not in said, said
