@@ -226,13 +226,13 @@ def certificate(
     end = time.time() + days * 86_400
     begin = min(time.time() - 86_400, end - 90 * 86_400)
     dates = [time.strftime("%Y%m%d%H%M%SZ", time.gmtime(moment)) for moment in (begin, end)]
+    ends = ["-startdate", dates[0], "-enddate", dates[1]]
     signer = ["-cert", str(issuer.cert)] if issuer else ["-selfsign"]
     asked = ["-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(made.key), "-out", str(request)]
     signed = ["-keyfile", str((issuer or made).key), "-in", str(request), "-out", str(made.cert), "-notext"]
     for command in (
         ["req", "-config", str(config), "-new", *asked],
-        ["ca", "-config", str(config), "-batch", *signer, *signed, "-extensions", "ext"]
-        + ["-startdate", dates[0], "-enddate", dates[1]],
+        ["ca", "-config", str(config), "-batch", *signer, *signed, "-extensions", "ext", *ends],
     ):
         done = subprocess.run(  # noqa: S603 - our own arguments
             ["openssl", *command],  # noqa: S607
