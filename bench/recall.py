@@ -30,7 +30,7 @@ from typing import Any
 from midwatch import results, settings
 from midwatch.copilot.findable import Key, Question, entries_of, spaced
 from midwatch.copilot.memory import PastIncident, Vectors
-from midwatch.copilot.recall import Recall
+from midwatch.copilot.recall import ENCODED_AT_ONCE, Recall
 from midwatch.copilot.runbooks import Runbook, plain, read_runbooks
 from midwatch.results import Row
 
@@ -166,17 +166,15 @@ def rows_of(kind: str, asked: Sequence[Asked], words: Recall, both: Recall) -> l
 
 def speed_rows(asked: Sequence[Asked], words: Recall, both: Recall, books: Sequence[Runbook]) -> list[Row]:
     """Processor time of one search over the whole corpus, and of encoding one section for it."""
-    from midwatch.engine.sentence_encoder import BATCH
-
     encoder = both.embedder
     assert encoder is not None
     sentences = [entry.sentence for entry in entries_of(books, ())]
     random.Random(0).shuffle(sentences)
     samples = []
-    for begin in range(0, 8 * BATCH, BATCH):
+    for begin in range(0, 8 * ENCODED_AT_ONCE, ENCODED_AT_ONCE):
         started = time.process_time()
-        encoder(sentences[begin : begin + BATCH])
-        samples.append((time.process_time() - started) * 1000 / BATCH)
+        encoder(sentences[begin : begin + ENCODED_AT_ONCE])
+        samples.append((time.process_time() - started) * 1000 / ENCODED_AT_ONCE)
     rows = [results.row("encode one section of a runbook", samples, "ms cpu", note="once for each; then it is kept")]
     for how, recall in (("words", words), ("fused", both)):
         samples = []
