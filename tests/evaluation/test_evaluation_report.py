@@ -45,6 +45,29 @@ def test_rows_carry_the_aims_for_the_local_column_only() -> None:
     assert rows["foundry-programs, local: false alarms: precision"].value == 1.0
 
 
+def test_an_interval_over_whole_faults_stands_beside_the_one_over_incidents() -> None:
+    rows = {row.name: row for row in report.rows(evaluated())}
+    row = rows["foundry-programs, rules: category right"]
+    assert row.extra["faults"] == 2
+    assert row.interval is not None
+    assert float(row.extra["low over faults"]) < 0.05  # nats never, redis always
+    assert float(row.extra["high over faults"]) > 0.95
+    assert "foundry-programs, local: halves of faults that keep the promise" in rows
+
+
+def test_who_is_taken_for_whom_has_one_column_for_abstentions() -> None:
+    from midwatch.evaluation.figures import confusion
+
+    some = [
+        verdict("a", said="unknown", true="unknown"),
+        verdict("b", said="unknown"),
+        verdict("c", said="cpu_saturation"),
+    ]
+    text = confusion(some)
+    assert re.findall(r"rotate\(-55\)\">([a-z_]+)<", text) == ["oom_memory", "cpu_saturation", "unknown"]
+    assert re.findall(r'text-anchor="end">([a-z_]+)<', text) == ["oom_memory", "unknown"]
+
+
 def test_a_few_public_cases_are_held_to_the_lower_end_of_their_interval() -> None:
     some = evaluated("incidents")
     worse = [
@@ -64,6 +87,18 @@ def test_a_cost_row_says_the_price_its_date_and_that_it_is_estimated() -> None:
     assert row.evidence == "estimated"
     assert re.search(r"2026-11-24: 2 and 10 USD for a million tokens", row.note)
     assert row.peer_value is not None and row.peer_value > row.value
+
+
+def test_columns_without_a_part_have_a_table_of_their_own_beside_the_whole(tmp_path: Path) -> None:
+    some = evaluated()
+    some = replace(some, columns={**some.columns, "no-rules": some.columns["rules"]})
+    paths = report.write(some, tmp_path)
+    worth = {row.name: row for row in results.read(paths[1])}
+    row = worth["foundry-programs, no-rules: category right"]
+    assert (row.value, row.peer, row.peer_value) == (0.5, "with every part", 0.9)
+    assert row.target is None
+    assert not any("no-rules" in row.name for row in results.read(paths[0]))
+    assert report.ablation(evaluated()) == []
 
 
 def test_sources_are_told_apart_where_there_are_several() -> None:

@@ -124,6 +124,21 @@ def test_the_first_three_do_not_count_an_abstention() -> None:
     assert measure([truth_third, truth_fourth])["top3"].interval.value == 0.5  # type: ignore[union-attr]
 
 
+def test_where_the_lines_show_no_cause_an_abstention_is_right_and_a_named_cause_wrong() -> None:
+    found = measure(
+        [
+            verdict("silent", said="unknown", true="unknown", confidence=0.1, accepted=False),
+            verdict("guess", said="oom_memory", true="unknown", ranking=("oom_memory", "unknown"), confidence=0.9),
+        ]
+    )
+    value = {key: item.interval.value for key, item in found.items() if item.interval is not None}
+    assert value["accuracy"] == 0.5
+    assert value["top3"] == 0.5
+    assert value["abstained_right"] == 0.5
+    assert value["accepted_wrong"] == 0.5
+    assert value["sure_wrong"] == 0.5
+
+
 def test_false_alarms_have_a_precision_and_a_recall() -> None:
     alarm = measures.FALSE_ALARM
     found = measure(

@@ -16,10 +16,10 @@ from midwatch.foundry.place import open_place
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.stage import MAX_LINES, cast
 
-FAMILIES = ("postgresql",)
+FAMILIES = ("postgresql", "redis", "mariadb")
 QUICK = ("postgresql_no_hba_entry",)
 CARRIED = Path(recording.__file__).parent / "recordings"
-OF_THIS_MACHINE = re.compile(r"/tmp/|/root/|/work/|foundry-\w{8}|\.pyenv|127\.0\.0\.1")
+OF_THIS_MACHINE = re.compile(r"/tmp/|/root/|/work/|foundry-\w{8}|\.pyenv|127\.0\.0\.1|@vm\b|-fc-v\d|sandbox")
 
 
 def carried(family: str) -> list[Recording]:
@@ -84,7 +84,7 @@ def test_carried_recordings_tell_nothing_of_the_machine_that_made_them(family: s
 
 
 def test_every_fault_has_its_own_name_and_a_category_of_the_taxonomy() -> None:
-    faults = all_faults()
+    faults = [fault for fault in all_faults() if fault.program in FAMILIES]
     assert len({fault.name for fault in faults}) == len(faults)
     assert {fault.category for fault in faults} <= set(CATEGORIES)
 
@@ -92,9 +92,8 @@ def test_every_fault_has_its_own_name_and_a_category_of_the_taxonomy() -> None:
 def test_names_of_a_cast_are_never_part_of_one_another() -> None:
     for seed in range(200):
         names = [name for key, name in vars(cast(random.Random(seed))).items() if key != "version"]
-        words = [set(re.split(r"[^a-z0-9]+", name)) for name in names]
         assert len(set(names)) == len(names)
-        assert not any(one != other and one in other for one in names for other in names), (names, words)
+        assert not any(one != other and one in other for one in names for other in names), names
 
 
 def test_a_relay_passes_bytes_on_until_it_is_cut() -> None:

@@ -152,10 +152,10 @@ class _Judging:
     async def run(self, columns: Sequence[Column]) -> Evaluated:
         """The verdicts of each column."""
         from midwatch.evaluation import cost
-        from midwatch.evaluation.report import Evaluated
+        from midwatch.evaluation.report import AT_ONCE, Evaluated
 
         found = {column.value: await self._column(column) for column in columns}
-        facts = {"asked at once": str(self.concurrency)}
+        facts = {AT_ONCE: str(self.concurrency)}
         return Evaluated(name=self.name, columns=found, facts=facts, price=self._price() or cost.REFERENCE)
 
     def _price(self) -> Price | None:
@@ -260,7 +260,9 @@ def _show(evaluated: Evaluated) -> None:
     from midwatch.evaluation.page import reach
     from midwatch.results import figure
 
-    table = Table(title=f"{evaluated.name}: {len(next(iter(evaluated.columns.values())))} incidents")
+    count = len(next(iter(evaluated.columns.values())))
+    Console().print(f"\n{evaluated.name}: {count} incident{'' if count == 1 else 's'}")
+    table = Table()
     table.add_column("measure")
     for name in evaluated.columns:
         table.add_column(name, justify="right")

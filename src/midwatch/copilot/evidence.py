@@ -114,7 +114,7 @@ def _choose_evidence(  # noqa: PLR0917 - private, and each is a different thing
     return Evidence(
         lines=shown,
         ranking=ranking,
-        entities=_entities(case, shown, verdict, ids),
+        entities=_entities(case, shown, verdict, scored, ids),
         total_lines=digest.total,
         total_templates=len(
             {seen.shape.wording.template.id for seen in digest.seen.values() if seen.shape is not store.blank}
@@ -124,10 +124,17 @@ def _choose_evidence(  # noqa: PLR0917 - private, and each is a different thing
     )
 
 
-def _entities(case: Case, shown: Sequence[EvidenceLine], verdict: Verdict, ids: dict[int, str]) -> tuple[str, ...]:
+def _entities(
+    case: Case, shown: Sequence[EvidenceLine], verdict: Verdict, scored: Sequence[Scored], ids: dict[int, str]
+) -> tuple[str, ...]:
+    """Names on the shown lines; a line counts as it scored, and fully if the likeliest category stands on it."""
     first = verdict.ranking[0] if verdict.ranking else None
-    telling = {ids[at] for at in first.lines if at in ids} if first is not None else set()
-    return entities.find(case, shown, telling, first.category if first is not None else "")
+    best = max((one.score for one in scored), default=1.0) or 1.0
+    weights = {ids[one.at]: min(max(one.score / best, 0.0), 1.0) for one in scored if one.at in ids}
+    for at in first.lines if first is not None else ():
+        if at in ids:
+            weights[ids[at]] = 1.0
+    return entities.find(case, shown, weights, first.category if first is not None else "")
 
 
 def _choose(scored: list[Scored], digest: Digest, budget: int, text: Callable[[int], str]) -> tuple[EvidenceLine, ...]:
@@ -135,10 +142,11 @@ def _choose(scored: list[Scored], digest: Digest, budget: int, text: Callable[[i
     limit = SMALL_SHOWN_CHARS if budget < SMALL_BUDGET_TOKENS else MAX_SHOWN_CHARS
     by_place = {one.at: one for one in scored}
     wanted = _one_a_template(scored)
+    shown = {one.shape.wording.template.id for one in wanted}
     for position, one in zip((1, 4, 7), wanted[:3], strict=False):
         for near in scoring.neighbours(one.at, digest):
             beside = by_place.get(near) or Scored(near, digest.shape_at[near], one.count, 0.0)
-            if beside.score > -2 and beside not in wanted[:12]:
+            if beside.score > -2 and beside.shape.wording.template.id not in shown:
                 wanted.insert(min(position + 3, len(wanted)), beside)
     chosen: dict[int, EvidenceLine] = {}
     total = 0

@@ -93,13 +93,19 @@ class Reader:
             known = digest.seen.get(shape)
             if known is not None:
                 known.count += count
+                if shape.change and known.last != known.first:
+                    digest.texts.pop(known.last, None)
                 known.last = start + last[shape]
+                if shape.change:
+                    self._keep(last[shape], shapes, text)
                 continue
             place = first[shape]
             digest.seen[shape] = Seen(shape, count, start + place, start + last[shape])
             if len(digest.texts) >= MAX_KEPT_LINES:
                 continue
             self._keep(place, shapes, text)
+            if shape.change:
+                self._keep(last[shape], shapes, text)
             if matters(shape):
                 before = BEFORE_END if shape.end_of_build else AROUND
                 for near in range(max(place - before, 0), min(place + AROUND + 1, end)):

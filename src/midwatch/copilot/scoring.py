@@ -124,6 +124,10 @@ def score(  # noqa: PLR0912 - one term of the sum after another
             value += _relevance(digest.texts[one.first], about)
         if one.first == first_error:
             value += 2.5
+        if shape.detail and not verdict.ci:
+            value += 1.5
+        if shape.change and not _habitual(one, digest):
+            value += 1.5
         if shape.exception:
             value += 3.5 + roots.get(one.first, 0.0)
         elif shape.frame:
@@ -134,17 +138,18 @@ def score(  # noqa: PLR0912 - one term of the sum after another
             value -= 3.0
         if verdict.ci:
             value += _in_build(one.first, shape, step, verdict.end_of_build)
-        scored.append(Scored(one.first, shape, count, value))
+        back = shape.change and first_error is not None and one.first < first_error < one.last
+        scored.append(Scored(one.last if back else one.first, shape, count, value))
     known = {one.at for one in scored}
     for at in own_frames - known:
         shape = digest.shape_at[at]
         scored.append(Scored(at, shape, templates[shape.wording.template.id], 2.0))
     if verdict.ci and verdict.end_of_build is not None:
         for at in range(max(end - _BUILD_TAIL, step), end):  # lines that were printed before, but now by what failed
-            shape = digest.shape_at.get(at)
-            if shape is not None and at not in known and not shape.noise and not shape.frame:
-                value = _severity(shape) + _in_build(at, shape, step, end)
-                scored.append(Scored(at, shape, templates[shape.wording.template.id], value))
+            again = digest.shape_at.get(at)
+            if again is not None and at not in known and not again.noise and not again.frame:
+                value = _severity(again) + _in_build(at, again, step, end)
+                scored.append(Scored(at, again, templates[again.wording.template.id], value))
     scored.sort(key=lambda one: (-one.score, one.at))
     return scored
 

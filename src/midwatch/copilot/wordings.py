@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot import rules, signatures
-from midwatch.copilot.parsing import Level, clean, clip, parse, strip_time
+from midwatch.copilot.parsing import clean, clip, parse, strip_time
+from midwatch.copilot.structured import Level
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
@@ -79,8 +80,15 @@ _EXCEPTION = re.compile(
     r"^(?:\w+ ){0,2}(?:Caused by: |Unhandled exception\.? )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::| \[|$)"
     r"|^panic: |^Exception in thread|^thread '.*' panicked|^fatal error: |^Unhandled exception|^Caused by: "
 )
+_CHANGE = re.compile(
+    r"\b(?:shut(?:ting)? ?down|shutdown|sigterm|sigkill|sighup|stopp(?:ed|ing)|starting|started|restart(?:ed|ing)?|ready (?:to|for)|is ready|became ready"
+    r"|listening|reload(?:ed|ing)?|promoted|fail(?:ing)?[- ]?over|switchover|recover(?:ed|y)?|resum(?:ed|ing)|back (?:online|to normal|up)|re-?connected|re-?established"
+    r"|rolled back|rollback|roll(?:ing)?[ -]?out|deploy(?:ed|ing|ment)|upgrad(?:ed|ing)|scal(?:ed|ing) (?:up|down|to)|maintenance|drain(?:ed|ing)|resolved|cleared|elected"
+    r"|joined|left the|healthy|leader|primary|standby|released?|migrat(?:ed|ing|ion))\b"
+)
+"""Words of a change of state: what was stopped, started, changed or came back."""
 _DETAIL = re.compile(
-    r"^\s*(?:expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
+    r"^\s*(?:DETAIL|HINT|CAUSE|REASON|expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"^[\W_]*(?:\w{0,2}[\W_]*)$")
@@ -92,7 +100,8 @@ class Shape:
 
     `source` tells that the line prints a program's text and not its outcome; `marks` are the build server's words in
     it, by bit; `trouble` that it speaks of trouble, whatever its level; `detail` that it says what
-    an assertion compared; `step` that a build's step begins; `variants` holds one shape for each meaning of its numbers, where these decide.
+    an assertion compared; `step` that a build's step begins; `change`
+    that something changed its state; `variants` holds one shape for each meaning of its numbers, where these decide.
     """
 
     wording: Wording
@@ -109,6 +118,7 @@ class Shape:
     trouble: bool = False
     detail: bool = False
     step: bool = False
+    change: bool = False
     variants: dict[tuple[str, ...], Shape] | None = field(default=None, repr=False)
 
 
@@ -220,6 +230,7 @@ class TemplateStore:
             trouble=_tells_of_trouble(message.lower()),
             detail=_DETAIL.match(message) is not None,
             step="##[group]run " in lower,
+            change=_CHANGE.search(message[:400].lower()) is not None,
         )
         fresh.append((shape, lower))
         return shape

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from midwatch.copilot.taxonomy import UNKNOWN
 from midwatch.evaluation.chart import SERIES, Axis, Chart, Grid, axis_to
 from midwatch.evaluation.cost import Curve
 from midwatch.evaluation.intervals import clopper_pearson
@@ -103,9 +104,10 @@ def confusion(verdicts: Sequence[Verdict]) -> str:
     """True categories by said ones. An accepted other name counts as the true one; the last column abstains."""
     judged = [item for item in verdicts if item.labelled]
     counts = Counter((item.truth.category, item.truth.category if item.right else item.category) for item in judged)
-    rows = tuple(sorted({true for true, _ in counts}))
-    said = {name for _, name in counts} - {"unknown"}
-    columns = (*rows, *sorted(said - set(rows)), "unknown")
+    rows = tuple(sorted({true for true, _ in counts}, key=lambda name: (name == UNKNOWN, name)))
+    named = {name for _, name in counts} - {UNKNOWN}
+    causes = tuple(name for name in rows if name != UNKNOWN)
+    columns = (*causes, *sorted(named - set(causes)), UNKNOWN)
     return Grid(
         title="True categories (rows) by what was said (columns).",
         rows=rows,

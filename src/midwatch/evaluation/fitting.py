@@ -17,7 +17,7 @@ from midwatch.copilot.confidence import Calibration
 from midwatch.copilot.model import Case, Diagnosis, Evidence, Finding
 from midwatch.copilot.opinion import LEAST, Opinion
 from midwatch.copilot.taxonomy import IDS, UNKNOWN
-from midwatch.copilot.workflow import Diagnoser
+from midwatch.evaluation.judge import Diagnoser
 from midwatch.foundry.incident import Incident
 
 

@@ -1,8 +1,8 @@
 """The numbers of a column on a set: is it right, are the lines right, does it know when it is not?
 
-`unknown` abstains: it is not right, but no answer that could mislead either. So accuracy counts it (as a case without
-a right answer), and what judges confidence (calibration error, Brier, AUROC, risk against coverage) looks at named
-causes only. Incidents whose cause is not labelled count for lines and entities alone.
+`unknown` abstains: it is right where the lines show no cause, and nowhere else, but it misleads nobody. So accuracy
+counts it, and what judges confidence (calibration error, Brier, AUROC, risk against coverage) looks at named causes
+only. Incidents whose cause is not labelled count for lines and entities alone.
 """
 
 from __future__ import annotations
@@ -67,13 +67,22 @@ def _category(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
         share("accepted", "accepted", labelled, lambda item: item.accepted and item.answered),
         share("accuracy_answered", "category right, of named causes", answered, lambda item: item.right),
         share("abstained", "abstained (unknown)", labelled, lambda item: not item.answered),
+        share(
+            "abstained_right",
+            "abstained where the lines show no cause",
+            [item for item in labelled if item.truth.category == UNKNOWN],
+            lambda item: not item.answered,
+        ),
         share("top3", "category among the first three", labelled, lambda item: _within(item, 3)),
         share("entity", "entity right", named, lambda item: item.entity_right),
     ]
 
 
 def _within(verdict: Verdict, places: int) -> bool:
-    return any(verdict.truth.right(category) for category in verdict.ranking[:places] if category != UNKNOWN)
+    """Whether one of the first named categories is right; where the lines show no cause, whether it abstained."""
+    if verdict.truth.category == UNKNOWN:
+        return verdict.right
+    return any(verdict.truth.right(category) for category in verdict.ranking[:places])
 
 
 def _false_alarms(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
@@ -225,6 +234,7 @@ def _spent(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
         )
         for percent in (50, 95)
     ]
+    up = [float(item.escalated) for item in verdicts] if any(item.escalated for item in verdicts) else []
     spent = [item.cost_usd for item in verdicts]
     cost = Measure(
         key="usd",
@@ -233,7 +243,7 @@ def _spent(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
         interval=redrawn(lambda values: float(values.mean()), spent, seed=seed) if spent else None,
         cases=len(spent),
     )
-    return [*found, cost]
+    return [_mean("escalated", "answered by the bigger host", up, seed), *found, cost]
 
 
 def scores(verdicts: Sequence[Verdict]) -> tuple[list[float], list[float]]:

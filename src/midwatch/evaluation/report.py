@@ -12,16 +12,21 @@ from pathlib import Path
 
 from midwatch import results
 from midwatch.evaluation import cost, figures, promise
+from midwatch.evaluation.ablation import PARTS
 from midwatch.evaluation.cost import Curve
-from midwatch.evaluation.intervals import Interval
+from midwatch.evaluation.intervals import Interval, redrawn
 from midwatch.evaluation.measures import Measure, answers, measure, share_right
 from midwatch.evaluation.promise import Kept
 from midwatch.evaluation.verdict import Verdict
 from midwatch.results import Direction, Row
 
+AT_ONCE = "asked at once"
+"""The fact that says how many incidents were asked about at the same time, which lengthens each."""
 LOCAL, BIGGER = "local", "bigger"
 BY_SOURCE = ("accuracy", "accuracy_accepted", "accepted", "entity", "cited_f1", "shown_any")
 """Measures that are told for each source of a set."""
+WORTH = ("accuracy", "top3", "accepted", "accuracy_accepted", "cited_f1", "sure_wrong", "ece", "auroc", "seconds_p50")
+"""Measures that show what a part is worth."""
 Aim = tuple[float, Direction]
 AIMS: Mapping[str, Mapping[str, Aim]] = {
     "foundry-seeds": {
@@ -70,11 +75,33 @@ class Evaluated:
         return found
 
     @cached_property
+    def promises_by_fault(self) -> dict[str, Kept]:
+        """The same where whole faults fall into one half: what a fault that chose no threshold gets."""
+        found = {}
+        for name, verdicts in self.columns.items():
+            judged = [item for item in verdicts if item.labelled]
+            faults = faults_of(judged)
+            if len(set(faults)) > 1:
+                said, right = [item.confidence for item in judged], [item.right for item in judged]
+                kept = promise.over_splits(said, right, groups=faults)
+                if kept is not None:
+                    found[name] = kept
+        return found
+
+    @property
+    def priced(self) -> str:
+        """The column whose bill is drawn: the local one, or the first where it was not judged."""
+        return LOCAL if LOCAL in self.columns else next(iter(self.columns))
+
+    @cached_property
     def curve(self) -> Curve | None:
-        """The bill of the local column for each risk."""
-        if LOCAL not in self.columns:
-            return None
-        return cost.curve(self.columns[LOCAL], price=self.price, bigger=self.columns.get(BIGGER, ()))
+        """The bill of that column for each risk."""
+        return cost.curve(self.columns[self.priced], price=self.price, bigger=self.columns.get(BIGGER, ()))
+
+
+def faults_of(verdicts: Sequence[Verdict]) -> list[str]:
+    """The fault of each incident, of its program; one group for those that have none."""
+    return [f"{item.truth.program}/{item.truth.fault}" for item in verdicts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,20 +133,37 @@ def rows(evaluated: Evaluated) -> list[Row]:
     """One row for each measure of each column; the local one's carry the aims, and the rules beside them."""
     found = []
     for column, measures in evaluated.measures.items():
+        if column in PARTS:
+            continue
         beside = evaluated.measures.get("rules", {}) if column != "rules" else {}
         for item in measures.values():
             if item.interval is not None:
                 peer = beside[item.key].interval if item.key in beside else None
-                found.append(_row(evaluated.name, column, item, peer))
+                row = _row(evaluated.name, column, item, peer)
+                if item.unit == "s":
+                    row = replace(row, note=f"{evaluated.facts.get(AT_ONCE, '1')} incidents asked at once")
+                found.append(_with_faults(row, evaluated.columns[column]) if item.key == "accuracy" else row)
     found += _source_rows(evaluated)
-    for column, kept in evaluated.promises.items():
-        found += _promise_rows(evaluated.name, column, kept)
+    for promises, of in ((evaluated.promises, ""), (evaluated.promises_by_fault, "faults")):
+        for column, kept in promises.items():
+            found += _promise_rows(evaluated.name, column, kept, of) if column not in PARTS else []
     if evaluated.curve is not None:
-        found += _cost_rows(evaluated.name, evaluated.curve)
+        found += _cost_rows(f"{evaluated.name}, {evaluated.priced}", evaluated.curve)
     return found
 
 
-def _row(name: str, column: str, item: Measure, peer: Interval | None) -> Row:
+def ablation(evaluated: Evaluated) -> list[Row]:
+    """What each part is worth: a row for each column without one and each telling measure, beside the whole."""
+    whole = evaluated.measures.get(LOCAL, {})
+    found = []
+    for column in PARTS if whole else ():
+        for item in (evaluated.measures[column][key] for key in WORTH) if column in evaluated.measures else ():
+            if item.interval is not None:
+                found.append(_row(evaluated.name, column, item, whole[item.key].interval, beside="with every part"))
+    return found
+
+
+def _row(name: str, column: str, item: Measure, peer: Interval | None, beside: str = "rules") -> Row:
     assert item.interval is not None
     aim = AIMS.get(name, {}).get(item.key) if column == LOCAL else None
     row = results.row(
@@ -128,7 +172,7 @@ def _row(name: str, column: str, item: Measure, peer: Interval | None) -> Row:
         item.unit,
         target=aim[0] if aim else None,
         direction=aim[1] if aim else None,
-        peer="rules" if peer else None,
+        peer=beside if peer else None,
         peer_samples=[peer.value] if peer else (),
         note=item.note,
         extra={"incidents": item.cases},
@@ -138,6 +182,18 @@ def _row(name: str, column: str, item: Measure, peer: Interval | None) -> Row:
         holds = results.reaches(item.interval.low, *aim)
         row = replace(row, holds=holds, note=f"{row.note}; holds if the lower end is at most the aim")
     return row
+
+
+def _with_faults(row: Row, verdicts: Sequence[Verdict]) -> Row:
+    """The row with the interval over whole faults beside it: wider, since incidents of one fault share its lines."""
+    judged = [item for item in verdicts if item.labelled]
+    faults = faults_of(judged)
+    if len(set(faults)) < 2:
+        return row
+    wide = redrawn(lambda right: float(right.mean()), [float(item.right) for item in judged], groups=faults)
+    assert wide is not None
+    ends = {"faults": len(set(faults)), "low over faults": wide.low, "high over faults": wide.high}
+    return replace(row, extra={**row.extra, **ends})
 
 
 def _source_rows(evaluated: Evaluated) -> list[Row]:
@@ -152,26 +208,27 @@ def _source_rows(evaluated: Evaluated) -> list[Row]:
     return found
 
 
-def _promise_rows(name: str, column: str, kept: Kept) -> list[Row]:
-    aim = AIMS.get(name, {}).get("promise") if column == LOCAL else None
-    halves = f"threshold from one random half, judged on the other, {kept.splits} times, α = {kept.alpha:g}"
+def _promise_rows(name: str, column: str, kept: Kept, of: str = "") -> list[Row]:
+    aim = AIMS.get(name, {}).get("promise") if column == LOCAL and not of else None
+    halves = f"halves of {of}" if of else "halves"
+    note = f"threshold from one random half, judged on the other, {kept.splits} times, α = {kept.alpha:g}"
     return [
         results.row(
-            f"{name}, {column}: halves that keep the promise",
+            f"{name}, {column}: {halves} that keep the promise",
             [kept.share_kept],
             "share",
             target=aim[0] if aim else None,
             direction=aim[1] if aim else None,
-            note=halves,
+            note=note,
             extra={"accepted": kept.mean_accepted, "worst": kept.worst_wrong},
         ),
         results.row(
-            f"{name}, {column}: accepted and wrong, mean of the halves",
+            f"{name}, {column}: accepted and wrong, mean of the {halves}",
             [kept.mean_wrong],
             "share",
             target=kept.alpha if aim else None,
             direction="at_most" if aim else None,
-            note=halves,
+            note=note,
         ),
     ]
 
@@ -184,9 +241,9 @@ def _cost_rows(name: str, curve: Curve) -> list[Row]:
     )
     extra: dict[str, float | str] = {f"alpha {item.alpha:g}": item.usd_per_1000 for item in curve.points}
     return [
-        results.row(f"{name}, {LOCAL}: goes up at α = {promise.ALPHA:g}", [point.escalated], "share"),
+        results.row(f"{name}: goes up at α = {promise.ALPHA:g}", [point.escalated], "share"),
         results.row(
-            f"{name}, {LOCAL}: cost of 1,000 incidents at α = {promise.ALPHA:g}",
+            f"{name}: cost of 1,000 incidents at α = {promise.ALPHA:g}",
             [point.usd_per_1000],
             "USD",
             peer="always the bigger host",
@@ -203,6 +260,9 @@ def write(evaluated: Evaluated, folder: Path, *, seed: int | None = None) -> lis
     table = folder / f"eval-{evaluated.name}.json"
     results.write(table, rows(evaluated), seed=seed)
     paths = [table]
+    if worth := ablation(evaluated):
+        paths.append(folder / f"eval-{evaluated.name}-ablation.json")
+        results.write(paths[-1], worth, seed=seed)
     for kind, picture in pictures(evaluated).items():
         path = folder / f"eval-{evaluated.name}-{kind}.svg"
         path.write_text(picture, encoding="utf-8")

@@ -34,13 +34,14 @@ def alert_for(made: Draft, *, must_fire: bool = False) -> Alert:
     """An alert for an incident in the making."""
     story, stage, source = made.story, made.stage, made.stage.source
     draw = source.random()
-    service = made.hurt if source.random() < 0.5 else made.failing
+    in_job = story is not None and story.ci
+    service = made.hurt if in_job or source.random() < 0.5 else made.failing
     if story is not None and story.alerts and draw < OWN_SHARE * (1.6 if story.severity == "info" else 1.0):
         title, message = source.choice(story.alerts)
         return Alert(title=title, message=message, service=service, severity=_severity(story.severity, source))
     if draw > 1 - NONE_SHARE and not must_fire:
         return Alert(service=service if source.random() < 0.5 else "")
-    group = "ci" if story is not None and story.ci else "host" if source.random() < 0.12 else "service"
+    group = "ci" if in_job else "host" if source.random() < 0.12 else "service"
     host = story.voice.host if story is not None else stage.cast.name("host")
     given = {"service": service, "host": host, "pod": stage.cast.pod_of(service), "ns": stage.namespace}
     texts = _texts()[group]

@@ -15,6 +15,7 @@ from midwatch.foundry.bank import Entry
 from midwatch.foundry.collectors import Collector, Voice
 from midwatch.foundry.names import Printing
 from midwatch.foundry.neighbours import chatter
+from midwatch.foundry.pools import MAKERS
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.said import Role, Said, Stage
 from midwatch.foundry.shapes import stamp
@@ -23,22 +24,20 @@ from midwatch.foundry.stories import Story
 
 _WHOLE_LINES = 70
 """A shorter log is an excerpt: it has no beginning and no end of a job."""
-_COMMANDS = (
-    "make {?check|test|build|all}",
-    "./scripts/{?ci|build|test|check}.sh",
-    "{?npm|yarn|pnpm} run {?build|test|lint}",
-    "{?cargo|go|mvn|gradle|tox} {?test|build|check}",
-    "{?bazel|nox|just} {?test|build} //{service}/...",
-)
 
 
-def job(story: Story, stage: Stage, healthy: Sequence[Recording | Entry], room: int, part: Part | None) -> list[Said]:
-    """The lines of a job in which a story happens, in order; about `room` lines besides the story's own."""
+def job(
+    story: Story, stage: Stage, healthy: Sequence[Recording | Entry], room: int, part: Part | None
+) -> tuple[list[Said], Collector]:
+    """The lines of a job in which a story happens, in order, and how they are written.
+
+    There are about `room` lines besides the story's own.
+    """
     source = stage.source
-    system = _system(stage, part)
+    system = _system(story.program, stage, part)
     voice = stage.voice("runner", "runner")
     at = story.lines[0].at - source.uniform(40, 1200)
-    told = Printing(stage.cast, source, {"exit": str(source.choice((1, 1, 1, 2, 101, 127, 137)))})
+    told = Printing(stage.cast, source, {"exit": str(source.choice((1, 1, 1, 1, 2)))})
     writer = _Writer(voice, stage, at)
     whole = room + len(story.lines) >= _WHOLE_LINES
     if whole:
@@ -50,18 +49,24 @@ def job(story: Story, stage: Stage, healthy: Sequence[Recording | Entry], room: 
         _step(writer, stage, healthy, system, min(room, source.choice((8, 30, 120, 600))))
         room -= max(1, len(writer.said) - before)
     if whole or source.random() < 0.4:
-        command = Printing(stage.cast, source).fill(source.choice(_COMMANDS), at)
-        writer.write([line.replace("{command}", command) for line in system["run"]], told, "before")
+        writer.write(_run(system, _command(story.program, stage)), told, "before")
     writer.take(story.lines)
-    if whole or source.random() < 0.6:
+    if not _ends(story) and (whole or source.random() < 0.6):
         writer.write(system["failed"], told, "symptom")
     writer.write(end, told, "symptom")
-    return writer.said
+    return writer.said, _collector(system, stage)
 
 
-def collector_for(stage: Stage) -> Collector:
+def _ends(story: Story) -> bool:
+    """Whether a story itself says that its command failed."""
+    return any(
+        "exit code" in text or "exited with" in text for text in (said.say(said.at) for said in story.lines[-3:])
+    )
+
+
+def _collector(system: dict[str, Any], stage: Stage) -> Collector:
     """How a job's log is written: with the time of each line, as GitHub does, or without."""
-    timed = stage.source.random() < 0.7
+    timed = system["timed"] and stage.source.random() < 0.75
     return lambda voice, level, text, at: f"{stamp(at, digits=7)} {text}" if timed else text
 
 
@@ -99,36 +104,48 @@ def _step(
 ) -> None:
     """A step that went well: of a healthy program, or one that every job knows."""
     source = stage.source
-    filler = source.choice(_texts()["filler"])
-    real = bool(healthy) and source.random() < 0.6
-    command = source.choice(_COMMANDS) if real else filler["command"]
-    told = Printing(stage.cast, source)
-    run = [line.replace("{command}", told.fill(command, 0.0)) for line in system["run"]]
-    if count > 20:
-        writer.write(run, told, "healthy")
-    if real:
-        moments = [float(number) for number in range(count)]
-        said = chatter(source.choice(healthy), stage, moments)
+    if healthy and source.random() < 0.6:
+        item = source.choice(healthy)
+        if count > 20:
+            writer.write(_run(system, _command(item.program, stage)), Printing(stage.cast, source), "healthy")
+        said = chatter(item, stage, [float(number) for number in range(count)])
         for line in said:
             line.at *= 0.05
         writer.take(said)
         return
-    writer.write(filler["head"], told, "healthy")
+    filler = source.choice(_texts()["filler"])
+    if count > 20:
+        writer.write(_run(system, filler["command"]), Printing(stage.cast, source), "healthy")
+        writer.write(filler["head"], Printing(stage.cast, source), "healthy")
     some = source.sample(filler["many"], source.randint(1, len(filler["many"])))
-    for _ in range(count):
-        writer.write([source.choice(some)], Printing(stage.cast, source, _names(stage)), "healthy")
+    for number in range(1, count + 1):
+        far = {"n": str(number), "n2": str(count), "pct": str(100 * number // count)}
+        text = source.choice(some).replace("{item}", source.choice(filler["items"]))
+        writer.write([text], Printing(stage.cast, source, {**far, **_names(stage)}), "healthy")
+
+
+def _run(system: dict[str, Any], command: str) -> list[str]:
+    """How a system announces a command."""
+    return [line.replace("{command}", command) for line in system["run"]]
+
+
+def _command(program: str, stage: Stage) -> str:
+    """A command that runs a program in a job."""
+    commands = _texts()["commands"]
+    command = stage.source.choice(commands.get(program, commands["any"]))
+    return Printing(stage.cast, stage.source).fill(command, 0.0)
 
 
 def _names(stage: Stage) -> dict[str, str]:
     """Names that differ from line to line in what a tool lists."""
-    from midwatch.foundry.pools import MAKERS
-
-    return {kind: MAKERS[kind](stage.source) for kind in ("pkg", "func", "test", "file")}
+    return {kind: MAKERS[kind](stage.source) for kind in ("func", "test")}
 
 
-def _system(stage: Stage, part: Part | None) -> dict[str, Any]:
-    """A CI system that this part may meet: those of no other part, the plain ones most often."""
+def _system(program: str, stage: Stage, part: Part | None) -> dict[str, Any]:
+    """A CI system that this part may meet: the program itself if it is one, else the plain ones most often."""
     systems: dict[str, dict[str, Any]] = _texts()["system"]
+    if program in systems:
+        return systems[program]
     own = [
         system
         for system in systems.values()

@@ -18,7 +18,10 @@ ALONE = "raw"
 
 @dataclass(kw_only=True, slots=True)
 class Voice:
-    """One program of an incident, as a collector knows it. `skew_s` is how far its host's clock is ahead."""
+    """One program of an incident, as a collector knows it.
+
+    `own` says that it is a team's own service, no product. `skew_s` is how far its host's clock is ahead.
+    """
 
     service: str
     program: str
@@ -26,6 +29,7 @@ class Voice:
     pod: str
     namespace: str
     pid: int
+    own: bool = True
     skew_s: float = 0.0
 
 

@@ -22,6 +22,7 @@ from midwatch.foundry.incident import Incident, Truth
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.shelves import Shelves
 from midwatch.foundry.split import Part
+from midwatch.foundry.stories import Story
 from midwatch.foundry.traits import Written
 
 SOURCE = "foundry"
@@ -115,15 +116,28 @@ def _spoil(lines: list[Written], made: Draft) -> None:
         made.traits.append("other_language")
 
 
+def _entities(made: Draft, story: Story, lines: Sequence[Written]) -> tuple[str, ...]:
+    """Names of what is broken that the log or the alert shows; the failing program's own where its host is broken."""
+    if not story.entity:
+        return ()
+    names = [story.entity, *made.stage.cast.aliases_of(story.entity)]
+    if story.voice.host in names:
+        names += [story.voice.service, story.voice.pod]
+    log = "\n".join(line.text for line in lines)
+    shown = [name for name in dict.fromkeys(names) if name in log]
+    if not shown:
+        shown = [name for name in (story.voice.service, story.voice.pod) if name in log]
+    return tuple(shown)
+
+
 def _truth(made: Draft, lines: Sequence[Written]) -> Truth:
     story = made.story
     if story is None:
         return Truth(category=UNKNOWN, severity=severity_of(UNKNOWN), traits=tuple(made.traits))
-    names = (story.entity, *made.stage.cast.aliases_of(story.entity)) if story.entity else ()
     return Truth(
         category=story.category,
         accepted=story.accepted,
-        entities=tuple(dict.fromkeys(names)),
+        entities=_entities(made, story, lines),
         lines=frozenset(number for number, line in enumerate(lines, start=1) if line.role == "truth"),
         severity=story.severity,
         cause=story.cause,

@@ -12,7 +12,7 @@ from midwatch.foundry.bank import FALSE_ALARM, Entry
 from midwatch.foundry.collectors import ALONE, OF_MACHINES, WEIGHTS, Collector, collector
 from midwatch.foundry.names import Cast
 from midwatch.foundry.neighbours import arrivals, chatter, consequences, felt, recovery
-from midwatch.foundry.said import MACHINERY, Role, Said, Stage, is_infrastructure
+from midwatch.foundry.said import MACHINERY, Role, Said, Stage
 from midwatch.foundry.shelves import Shelves
 from midwatch.foundry.split import Part
 from midwatch.foundry.stories import CI_PREFIX, Story, tell
@@ -59,15 +59,18 @@ class Draft:
         """The service that fails, as its dependents call it."""
         story, cast = self.story, self.stage.cast
         if story is None:
-            return self.stage.cast.name("service")
+            services = [voice.service for voice in self.stage.voices.values() if voice.own]
+            return self.stage.source.choice(services) if services else cast.name("service")
         service = next((name for name in (story.entity, *cast.aliases_of(story.entity)) if cast.is_service(name)), "")
-        if service or not is_infrastructure(story.voice.program):
+        if service or story.voice.own:
             return service or story.voice.service
         return story.services[0] if story.services else cast.name("service")
 
     @property
     def hurt(self) -> str:
         """The service that people look at first: often one that only feels it."""
+        if self.story is not None and self.story.ci:
+            return self.stage.cast.name("repo").split("/")[-1]
         feels = [said.voice.service for said in self.lines if said.role == "consequence"]
         if feels and self.stage.source.random() < 0.7:
             return self.stage.source.choice(feels)
@@ -89,7 +92,7 @@ def draft(source: random.Random, category: str, shelves: Shelves, part: Part | N
             story=None,
             target=max(target, SHORTEST),
             begin=at,
-            end=at + 10 ** source.uniform(1.5, 4.2),
+            end=at + target / 10 ** source.uniform(*_LINES_A_SECOND),
             collect=collector(stage.collector, source),
         )
         _neighbours(made, shelves)
@@ -106,11 +109,11 @@ def draft(source: random.Random, category: str, shelves: Shelves, part: Part | N
         target=target,
         begin=story.lines[0].at,
         end=max(said.at for said in story.lines),
-        collect=ci.collector_for(stage) if story.ci else collector(stage.collector, source),
+        collect=collector(stage.collector, source),
         lines=list(story.lines),
     )
     if story.ci:
-        made.lines = ci.job(story, stage, shelves.healthy_jobs(), made.room, part)
+        made.lines, made.collect = ci.job(story, stage, shelves.healthy_jobs(), made.room, part)
         made.begin, made.end = made.lines[0].at, made.lines[-1].at
         _plant(made, story.category)
     else:
@@ -223,7 +226,7 @@ def _plant(made: Draft, category: str) -> None:
     for role, (trait, text_at) in planted.items():
         if made.room < 2 or not _given(trait, source):
             continue
-        users = [voice for voice in made.stage.voices.values() if not is_infrastructure(voice.program)]
+        users = [voice for voice in made.stage.voices.values() if voice.own]
         voices = users or list(made.stage.voices.values())
         for _ in range(source.choice((1, 1, 2, 3))):
             at = source.uniform(made.begin, made.end)

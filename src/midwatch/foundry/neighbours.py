@@ -10,7 +10,7 @@ from pathlib import Path
 
 from midwatch.foundry.bank import Entry
 from midwatch.foundry.collectors import Voice
-from midwatch.foundry.names import Printing
+from midwatch.foundry.names import Cast, Printing
 from midwatch.foundry.pools import MAKERS
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.replay import Playing, tape_of
@@ -68,12 +68,11 @@ def _played(recording: Recording, stage: Stage, moments: Sequence[float], voice:
     renamed = stage.names_for(recording)
     playing = Playing(tape, renamed, stage.source)
     number = stage.source.randrange(len(tape.lines))
+    first, last = round(0.3 * len(tape.lines)), max(round(0.9 * len(tape.lines)), 1)
     said: list[Said] = []
     last_breath, breath = -1, 0.0
     for moment in moments:
-        line = tape.lines[number % len(tape.lines)]
-        if number % len(tape.lines) == 0:
-            playing = Playing(tape, renamed, stage.source)
+        line = tape.lines[number]
         if line.breath != last_breath:
             last_breath, breath = line.breath, moment
         speaks = voice or voice_of(line.source, recording, stage)
@@ -81,11 +80,15 @@ def _played(recording: Recording, stage: Stage, moments: Sequence[float], voice:
         level = LEVELS[line.level]
         said.append(Said(at=breath, voice=speaks, say=say, level=level, role="healthy", breath=breath))
         number += 1
+        if number >= last:  # once more without its beginning and its end, which would be restarts
+            number, last_breath = first, -1
+            playing = Playing(tape, renamed, stage.source)
     return said
 
 
 def _spoken(entry: Entry, stage: Stage, moments: Sequence[float], voice: Voice | None) -> list[Said]:
-    speech = speaker(entry, stage) if voice is None else Speech(stage, voice, stage.source.choice(entry.shape))
+    cast = Cast(stage.source) if voice is None else stage.cast
+    speech = speaker(entry, stage, cast) if voice is None else Speech(stage, voice, stage.source.choice(entry.shape))
     texts = messages(entry.lines if entry.kind == "healthy" else entry.before)
     number = stage.source.randrange(len(texts))
     in_order = stage.source.random() < 0.3
@@ -94,7 +97,7 @@ def _spoken(entry: Entry, stage: Stage, moments: Sequence[float], voice: Voice |
         if len(said) >= len(moments):
             break
         message = texts[number % len(texts)] if in_order else stage.source.choice(texts)
-        printing = Printing(stage.cast, stage.source)
+        printing = Printing(cast, stage.source)
         said += speech.lines(message, moment, level="info", role="healthy", printing=printing)
         number += 1
     return said
@@ -121,7 +124,8 @@ def _about(group: str, failing: str, stage: Stage, moments: Sequence[float], rol
     texts = _texts()[group]
     known = texts[language] if language == "access" else [*texts[language], *texts["any"]]
     chosen = source.sample(known, min(len(known), source.choice((1, 1, 2, 3))))
-    voice = stage.voice(f"dependent {len(stage.voices)}", "nginx" if language == "access" else "dependent")
+    program = "nginx" if language == "access" else "java"
+    voice = stage.voice(f"dependent {len(stage.voices)}", program)
     speech = Speech(stage, voice, source.choice(_SHAPES[language]))
     given: Mapping[str, str] = {"service": failing, "port": str(source.choice((80, 8080, 9090, 5000, 3000, 443)))}
     said: list[Said] = []

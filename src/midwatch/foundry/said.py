@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -48,29 +49,27 @@ class Stage:
         return self.renamed[recording.id]
 
     def voice(self, key: str, program: str, service: str = "", host: str = "") -> Voice:
-        """The voice of a program, made at its first use. A service without a name gets one that fits the program."""
+        """The voice of a program, made at its first use: a team's own service, or a product under its own name."""
         if key not in self.voices:
-            name = service or self._service_of(program)
+            own = bool(service) or program in OWN
+            name = service or (self.cast.another("service") if own else self._product(program))
             self.voices[key] = Voice(
                 service=name,
-                program=self._tag(program, name),
+                program=name if own else _TAGS.get(program, program),
                 host=host or self._host(),
                 pod=self.cast.pod_of(name),
                 namespace=self.namespace,
                 pid=self.source.choice((1, 7, self.source.randint(200, 64_000), self.source.randint(200, 64_000))),
+                own=own,
             )
         return self.voices[key]
 
-    def _service_of(self, program: str) -> str:
+    def _product(self, program: str) -> str:
+        """What an installation of a product is called."""
         if program in MACHINERY:
             return _TAGS.get(program, program)
-        if is_infrastructure(program):
-            word = self.cast.another("service").split("-")[0]
-            return self.source.choice((program, f"{word}-{program}", f"{program}-{self.source.randint(0, 2)}"))
-        return self.cast.another("service")
-
-    def _tag(self, program: str, service: str) -> str:
-        return _TAGS.get(program, program if is_infrastructure(program) else service)
+        word = self.cast.another("service").split("-")[0]
+        return self.source.choice((program, f"{word}-{program}", f"{program}-{self.source.randint(0, 2)}"))
 
     def _host(self) -> str:
         if not self.hosts or (len(self.hosts) < 6 and self.source.random() < 0.3):
@@ -142,40 +141,41 @@ class Speech:
         return lambda at: self._print(level, text, at)
 
 
-def is_infrastructure(program: str) -> bool:
-    """Whether a program (or the tag that it logs under) serves others and is no service of a team's own."""
-    return program in INFRASTRUCTURE or program in _TAGS.values()
-
-
 def messages(texts: Sequence[str]) -> list[list[str]]:
     """Texts of the bank in messages: each with the texts that continue it (a stack trace)."""
     grouped: list[list[str]] = []
     for text in texts:
         level, message = message_of(text)
-        if grouped and (level == "more" or (not level and message[:1] in " \t")):
+        if grouped and (level == "more" or (not level and _GOES_ON.match(message))):
             grouped[-1].append(text)
         else:
             grouped.append([text])
     return grouped
 
 
+_GOES_ON = re.compile(
+    r"[ \t]|\[signal |goroutine \d|Caused by: |\.\.\. \d+ more|#\d+ |created by |main\.\S+\(|stack backtrace:"
+    r"|note: run with"
+)
+"""How a line begins that belongs to the one before it: the parts of traces."""
 _PREFIXING = frozenset(("syslog", "kernel", "plain", "access", "gha"))
 """Shapes in which a continuing line is printed as any other."""
-_SERVERS = frozenset(
+OWN = frozenset(
     listed("""
-    postgresql redis nginx rabbitmq kafka mosquitto haproxy memcached mariadb mysql mongodb nats envoy etcd traefik
-    elasticsearch cassandra consul vault zookeeper apache varnish clickhouse minio coredns
+    java python go node dotnet ruby php rust elixir erlang celery java-app python-app node-app go-service cpp-service
+    rust-service rails-api feature-flags ml-training mobile pytorch tensorflow aws azure gcp cloudflare fastly stripe
+    twilio salesforce auth0 snowflake saml maps curl
     """)
 )
-"""Programs that are often called by their own name."""
+"""Families whose messages are printed by a team's own services (those of a cloud by whoever calls it)."""
 MACHINERY = frozenset(
     listed("""
-    kubernetes kubelet kube-scheduler kube-controller-manager kube-apiserver kube-proxy linux kernel systemd containerd
-    docker dockerd openssh sshd cert-manager istio argo flux ingress-nginx cluster-autoscaler aws gcp azure
+    kubernetes kubelet linux kernel systemd windows containerd crio cri-o docker dockerd podman ssh openssh sshd cron
+    debian redhat postfix slurm ceph vsphere vmware openstack proxmox nfs iscsi pacemaker keepalived frr cisco bluegene
+    cilium calico karpenter cert-manager openshift csi-aws-ebs csi-aws-efs csi-ceph longhorn velero metallb supervisord
     """)
 )
-"""Programs of the machine and the cluster: they speak of services, and are none."""
-INFRASTRUCTURE = _SERVERS | MACHINERY
+"""Programs of the machine and the cluster: one on each host, under its own name."""
 _TAGS = {
     "kubernetes": "kubelet",
     "linux": "kernel",
@@ -183,6 +183,8 @@ _TAGS = {
     "systemd": "systemd",
     "postgresql": "postgres",
     "openssh": "sshd",
+    "ssh": "sshd",
+    "cron": "CRON",
     "docker": "dockerd",
     "mariadb": "mariadbd",
     "mongodb": "mongod",

@@ -69,8 +69,20 @@ def part_named(name: str) -> Part | None:
     return cast(Part, name)
 
 
+_SAME = {
+    "node-app": "node",
+    "rails-api": "ruby",
+    "haproxy-ingress": "haproxy",
+    "strimzi": "kafka",
+    "docker-hub": "docker",
+    "mqtt": "mosquitto",
+}
+"""Programs that speak as another family does."""
+
+
 def part_of(program: str) -> Part:
     """The part that a family of programs belongs to."""
+    program = _SAME.get(program, program)
     if program in CALIBRATE:
         return "calibrate"
     return "test" if program in TEST else "train"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import pwd
 import random
 import re
@@ -25,6 +26,7 @@ from midwatch.foundry.pools import listed
 from midwatch.foundry.recording import Kind, RecordedLine, Recording
 
 MAX_LINES = 300
+_KERNEL = "Linux version 6.1.0-18-amd64 (debian-kernel@lists.debian.org) #1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1"
 STYLES = ("plain", "dashes", "brackets", "json", "logfmt")
 _SERVICES = listed("""
     orders-api checkout-web billing-worker catalog-api inventory-sync payments-api shipping-svc profile-api
@@ -36,7 +38,7 @@ _DATABASES = listed("""
 """)
 _USERS = listed("app_rw svc_orders webuser backend_app reporting_ro etl_loader svc_core appadmin jobrunner svc_web")
 _TABLES = listed(
-    "invoices customers order_items shipments payments_log sessions_v2 products audit_trail tickets devices"
+    "invoices customers order_items shipments payments_log sessions_v2 products audit_trail parcels devices"
 )
 _QUEUES = listed("email.outbound order.events invoice-jobs thumbnails sms_send audit.stream webhook.retry export_jobs")
 _HOSTS = listed("db-{n} store-{n} core-db-{n} prd-data-{n} eu1-db-{n} sql-{n}")
@@ -83,12 +85,12 @@ class Told:
 
     `truth` are patterns of lines that show the cause at or after `broke_at`; `late` are further patterns with their
     own moment (what shows a recovery only after it). Lines after `ended_at` (our own tidying up) are left out.
-    `hide` maps texts of this machine to what an installation prints.
+    `entity` is the first of its names that was printed. `hide` maps texts of this machine to what an installation prints.
     """
 
     cause: str
     ended_at: float
-    entity: str = ""
+    entity: str | tuple[str, ...] = ""
     truth: Sequence[str] = ()
     broke_at: float | None = None
     mended_at: float | None = None
@@ -114,10 +116,11 @@ def staged(
 
     def record(place: Place, rng: random.Random) -> Recording:
         told = body(place, rng)
-        heard = place.lines(told.truth, since=told.broke_at or 0.0, hide={**_paths(), **told.hide})
+        heard = place.lines(told.truth, since=told.broke_at or 0.0, hide={**_machine(), **told.hide})
         lines = tuple(
             replace(line, truth=line.truth or _late(line, told.late)) for line in heard if line.at <= told.ended_at
         )
+        lines = _cut(lines)
         everything = "\n".join(f"{line.source} {line.text}" for line in lines)
         return Recording(
             id=f"{name}-{rng.getrandbits(32):08x}",
@@ -126,7 +129,7 @@ def staged(
             kind=kind,
             category=category,
             severity=told.severity,
-            entity=told.entity,
+            entity=next((name for name in _names(told.entity) if name in everything), ""),
             cause=told.cause,
             accepted=told.accepted,
             templated=told.templated,
@@ -135,18 +138,29 @@ def staged(
             names={key: value for key, value in told.names.items() if key in everything},
             broke_at=told.broke_at,
             mended_at=told.mended_at,
-            lines=_cut(lines),
+            lines=lines,
         )
 
     return Fault(name=name, program=program, category=category, needs=tuple(needs), record=record)
+
+
+def _names(entity: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (entity,) if isinstance(entity, str) else entity
 
 
 def _late(line: RecordedLine, late: Sequence[tuple[str, float]]) -> bool:
     return any(line.at >= moment and re.search(pattern, line.text) for pattern, moment in late)
 
 
-def _paths() -> dict[str, str]:
-    return {f"{Path(json.__file__).parents[1]}": "/usr/lib/python3.11", sys.executable: "/usr/bin/python3"}
+def _machine() -> dict[str, str]:
+    """What this machine says of itself, and what a plain Debian would say."""
+    build = Path("/proc/version")
+    return {
+        **({build.read_text(encoding="utf-8").strip(): _KERNEL} if build.exists() else {}),
+        platform.release(): "6.1.0-18-amd64",
+        f"{Path(json.__file__).parents[1]}": "/usr/lib/python3.11",
+        sys.executable: "/usr/bin/python3",
+    }
 
 
 def _cut(lines: tuple[RecordedLine, ...]) -> tuple[RecordedLine, ...]:

@@ -9,12 +9,21 @@ from dataclasses import dataclass, field
 from midwatch.foundry import bank, slots
 from midwatch.foundry.bank import Entry
 from midwatch.foundry.collectors import Voice
-from midwatch.foundry.names import Printing
+from midwatch.foundry.names import Cast, Printing
+from midwatch.foundry.pools import listed
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.replay import Part, Playing, TapeLine, named_parts, tape_of
-from midwatch.foundry.said import Role, Said, Speech, Stage, is_infrastructure
+from midwatch.foundry.said import OWN, Role, Said, Speech, Stage
 
 CI_PREFIX = "ci_"
+_OF_JOBS = frozenset(
+    listed("""
+    github-actions gitlab-ci jenkins circleci buildkite github-runner npm yarn pnpm pip cargo gradle maven go-test
+    pytest jest vitest mocha karma cypress playwright selenium unittest doctest googletest catch2 ctest xctest
+    scalatest behave robot newman pact tox bazel flutter
+    """)
+)
+"""Programs that run in jobs only."""
 LEVELS = {"critical": "fatal", "error": "error", "warning": "warn", "info": "info", "debug": "debug", "": "info"}
 """The levels of the copilot's parser, in a printer's words."""
 
@@ -51,7 +60,9 @@ def category_of(item: Recording | Entry) -> str:
 
 def in_ci(item: Recording | Entry) -> bool:
     """Whether it happened in a job of continuous integration."""
-    return item.category.startswith(CI_PREFIX) or (isinstance(item, Entry) and "gha" in item.shape)
+    if item.category.startswith(CI_PREFIX) or item.program in _OF_JOBS:
+        return True
+    return isinstance(item, Entry) and "gha" in item.shape
 
 
 def tell(item: Recording | Entry, stage: Stage, at: float, *, limit: int, lasts_s: float) -> Story:
@@ -102,7 +113,7 @@ def _of_recording(recording: Recording, stage: Stage, at: float, limit: int, las
 
 def _of_entry(entry: Entry, stage: Stage, at: float, limit: int, lasts_s: float) -> Story:
     source = stage.source
-    speech = speaker(entry, stage)
+    speech = speaker(entry, stage, stage.cast)
     told = Printing(stage.cast, source)
     lines: list[Said] = []
     for _ in range(_cycles(entry, source, limit)):
@@ -138,15 +149,15 @@ def _of_entry(entry: Entry, stage: Stage, at: float, limit: int, lasts_s: float)
     )
 
 
-def speaker(entry: Entry, stage: Stage) -> Speech:
-    """How an entry's program speaks here. A program that the entry is about has the name that the entry gives it."""
+def speaker(entry: Entry, stage: Stage, cast: Cast) -> Speech:
+    """How an entry's program speaks here. A service that the entry is about has the name that the cast gives it."""
     shape = stage.source.choice(entry.shape)
     named = {name for text in (*entry.lines, entry.entity, entry.source) for _, name in slots.kinds_in(text)}
-    service = stage.cast.name("service") if named & {"service", "pod", "container"} else ""
-    host = stage.cast.name("host") if "host" in named else stage.cast.name("node") if "node" in named else ""
-    program = Printing(stage.cast, stage.source).fill(entry.source, 0.0) or entry.program
-    own = "" if is_infrastructure(program) else service
-    return Speech(stage, stage.voice(f"{entry.program}/{program}", program, own, host), shape)
+    host = cast.name("host") if "host" in named else cast.name("node") if "node" in named else ""
+    program = Printing(cast, stage.source).fill(entry.source, 0.0) or entry.program
+    is_named = bool(named & {"service", "pod", "container"}) and (entry.program in OWN or "{service}" in entry.source)
+    service = cast.name("service") if is_named and (not entry.source or "{" in entry.source) else ""
+    return Speech(stage, stage.voice(f"{entry.where}/{service or program}", program, service, host), shape)
 
 
 def _cycles(entry: Entry, source: random.Random, limit: int) -> int:
@@ -157,7 +168,7 @@ def _cycles(entry: Entry, source: random.Random, limit: int) -> int:
 def _repeats(entry: Entry, source: random.Random, room: int) -> int:
     """How often the telling lines come: once for most, many times for what is tried again and again."""
     size = len(entry.lines) + len(entry.symptoms)
-    if entry.kind == "false_alarm" or source.random() < 0.55:
+    if entry.kind == "false_alarm" or in_ci(entry) or source.random() < 0.55:
         return 1
     most = max(1, min(40, room // (2 * size)))
     return source.randint(1, source.choice((2, 4, 8, most)) if most > 8 else most)

@@ -11,13 +11,17 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote_plus
 
+import orjson
+
 from midwatch.copilot.parsing import parse
 from midwatch.copilot.taxonomy import CATEGORIES
 from midwatch.foundry.bank import FALSE_ALARM
 from midwatch.foundry.names import Cast, Printing
 from midwatch.foundry.said import Role
 
-_LEVEL_WORD = re.compile(r"\b(?:ERROR|FATAL|CRITICAL|WARN(?:ING)?|INFO|DEBUG|error|warn|info|fatal)\b")
+_LEVEL_WORD = re.compile(
+    r"(?<![\w/.\[-])(?:ERROR|FATAL|CRITICAL|WARN(?:ING)?|INFO|DEBUG|error|warn|info|fatal)(?![\w/.-])"
+)
 _COLOURS = {"E": "31", "F": "1;31", "C": "1;31", "W": "33", "I": "32", "D": "36"}
 _GARBAGE = "\x00\x01\x02\x07\x08\x0b\x1f\x7f\ufffd\ufffd\ufffd@#P`"
 _CUT_CHARS = (160, 200, 256, 512, 1024)
@@ -82,10 +86,10 @@ def noisy(lines: list[Written], source: random.Random) -> None:
 
 
 def truncated(lines: list[Written], source: random.Random) -> None:
-    """Long lines cut, as collectors do."""
+    """Long lines cut, as collectors do. A telling line keeps most of itself, or it would tell nothing."""
     limit, mark = source.choice(_CUT_CHARS), source.choice(("", "", "...", "…", "[truncated]"))
     for line in lines:
-        if len(line.text) > limit:
+        if limit < len(line.text) and (line.role != "truth" or len(line.text) < 1.5 * limit):
             line.text = line.text[:limit] + mark
 
 
@@ -103,11 +107,20 @@ def unbroken(text: str) -> str:
 
 def like(line: str, message: str) -> str:
     """A message written as another line is: with its time, host and program before it, or in its JSON object."""
+    if line[:1] == "{":
+        return _as_object(line, message)
     told = parse(line).message
     start = line.rfind(told) if told else -1
-    if start < 0 or line.lstrip()[:1] == "{":
+    return message if start < 0 else line[:start] + message
+
+
+def _as_object(line: str, message: str) -> str:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
         return message
-    return line[:start] + message
+    key = next((name for name in ("message", "msg", "log") if name in value), "")
+    return orjson.dumps({**value, key: message}).decode() if key else message
 
 
 @lru_cache(maxsize=1)

@@ -37,7 +37,7 @@ def _library() -> ctypes.CDLL:
 class Session:
     """One connection."""
 
-    def __init__(self, host: str, port: int, user: str, password: str, database: str, ca: str) -> None:
+    def __init__(self, host: str, port: int, *, user: str, password: str, database: str, ca: str) -> None:
         self._my = _library()
         self._handle = self._my.mysql_init(None)
         for option in (_CONNECT_TIMEOUT, _READ_TIMEOUT):
@@ -80,4 +80,4 @@ class Session:
 
 def connect(*, host: str, port: int, user: str, password: str, database: str, ca: str = "") -> Session:
     """A connection."""
-    return Session(host, port, user, password, database, ca)
+    return Session(host, port, user=user, password=password, database=database, ca=ca)

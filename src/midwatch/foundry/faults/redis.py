@@ -230,7 +230,7 @@ def not_authorised(place: Place, rng: random.Random) -> Told:
     let_run(rng, 2.0, 3.5)
     return server.told(
         cause=f"{who.service} may not do what it asks of Redis on {who.host}: {way.upper()}",
-        entity=who.user if way == "noperm" else who.service,
+        entity=(who.user, who.service) if way == "noperm" else who.service,
         truth=("NOAUTH Authentication required", "WRONGPASS invalid", "NOPERM "),
         broke_at=broke,
         alert=_alert(rng, server, "RedisAuthErrors"),
@@ -266,7 +266,7 @@ def bad_configuration(place: Place, rng: random.Random) -> Told:
         let_run(rng, 0.8, 1.5)
     return server.told(
         cause=f"redis.conf of {who.host} has a line that Redis refuses: {wrong}",
-        entity=wrong.split(" ", maxsplit=1)[0],
+        entity=(wrong.split(" ", maxsplit=1)[0], wrong.split(" ")[-1], who.host),
         truth=(
             "FATAL CONFIG FILE ERROR",
             "Reading the configuration file, at line",
@@ -363,9 +363,8 @@ def busy_script(place: Place, rng: random.Random) -> Told:
     server = _healthy(place, rng, {"busy-reply-threshold": rng.choice((100, 200, 400))})
     who = server.cast
     broke = place.now
-    script = "local n = 0; while n < {n} do n = n + 1; redis.call('EXISTS', 'k') end; return n".format(
-        n=rng.randint(3, 6) * 1_000_000
-    )
+    rounds = rng.randint(3, 6) * 1_000_000
+    script = f"local n = 0; while n < {rounds} do n = n + 1; redis.call('EXISTS', 'k') end; return n"
     run = (Route(name="POST /reports/rebuild", steps=(f'EVAL "{script}" 0',)),)
     server.serve(rng, service=who.other, routes=run, threads=1, pause_s=0.3, target={"timeout_s": 20})
     place.wait_for("BUSY Redis is busy", timeout_s=20)
@@ -470,9 +469,9 @@ def expired_certificate(place: Place, rng: random.Random) -> Told:
     healthy_s = rng.uniform(3.0, 4.5)
     folder = certificate(place, "server", host=who.host, lasts_s=healthy_s)
     expires = place.now + healthy_s - 1.5
-    settings = {"port": 0, "tls-auth-clients": "no"}
+    settings: dict[str, object] = {"port": 0, "tls-auth-clients": "no"}
     for key, name in (("tls-cert-file", "server.crt"), ("tls-key-file", "server.key"), ("tls-ca-cert-file", "ca.crt")):
-        settings[key] = folder / name  # type: ignore[assignment]
+        settings[key] = folder / name
     server = make(place, rng, who, settings)
     with server.config.open("a", encoding="utf-8") as stream:
         stream.write(f"tls-port {server.port}\n")

@@ -92,7 +92,13 @@ def deadlock(place: Place, rng: random.Random) -> Told:
     let_run(rng, 2.0, 3.5)
     return server.told(
         cause=f"transactions of {who.other} take rows of {who.table} in opposite order and deadlock",
-        truth=("Deadlock found when trying to get lock", "Transactions deadlock detected", r"WE ROLL BACK TRANSACTION"),
+        truth=(
+            "Deadlock found when trying to get lock",
+            "Transactions deadlock detected",
+            r"WE ROLL BACK TRANSACTION",
+            "WAITING FOR THIS LOCK TO BE",
+            r"^RECORD LOCKS space id",
+        ),
         broke_at=broke,
         alert=alert(rng, server, "MysqlDeadlocks"),
     )

@@ -129,11 +129,8 @@ def pool_too_large(place: Place, rng: random.Random) -> Told:
         cause=f"MariaDB on {who.host} cannot get {size_gb} GB for its buffer pool, so it does not start",
         entity=who.host,
         truth=(
-            "Cannot (allocate|map) memory",
-            r"Cannot allocate .*buffer pool",
-            "errno: 12",
-            "Cannot allocate .* bytes of memory",
-            "Out of memory",
+            "InnoDB: Cannot map innodb_buffer_pool_size",
+            "InnoDB: Cannot allocate memory for the buffer pool",
         ),
         broke_at=broke,
         accepted=("config_env_error",),
@@ -170,7 +167,7 @@ def bad_configuration(place: Place, rng: random.Random) -> Told:
         let_run(rng, 0.6, 1.2)
     return server.told(
         cause=f"the configuration of MariaDB on {who.host} has a line that it refuses: {wrong}",
-        entity=wrong.split(" ", maxsplit=1)[0],
+        entity=(wrong.split(" ", maxsplit=1)[0], wrong.split(" ")[-1], who.host),
         truth=(
             "unknown variable",
             "Error while setting value",

@@ -126,18 +126,23 @@ def make(
     small = ("--innodb-log-file-size=4M", "--innodb-fast-shutdown=0")
     as_user = (f"--user={user}",) if user else ()
     quietly(
-        ("mariadb-install-db", "--no-defaults", *as_user, f"--datadir={data}", *small, "--skip-test-db")
-        + ("--auth-root-authentication-method=normal",),
+        (
+            *("mariadb-install-db", "--no-defaults", *as_user, f"--datadir={data}", *small),
+            *("--skip-test-db", "--auth-root-authentication-method=normal", "--innodb-use-native-aio=0"),
+            f"--tmpdir={data}",
+        ),
         what="mariadb-install-db",
     )
     chosen = {
         "datadir": data,
         "socket": data / "m.sock",
+        "tmpdir": data,
         "port": port,
         "bind-address": "127.0.0.1",
         "innodb_log_file_size": "4M",
         "innodb_buffer_pool_size": rng.choice(("16M", "32M", "64M")),
         "innodb_flush_log_at_trx_commit": 0,
+        "innodb_use_native_aio": 0,
         "skip_name_resolve": 1,
         "open_files_limit": 4000,
         "log_warnings": rng.choice((2, 2, 2, 4)),
@@ -147,6 +152,9 @@ def make(
     config = place.write("my.cnf", text)
     folder = f" DATA DIRECTORY='{table_folder}'" if table_folder else ""
     statements = (
+        "FLUSH PRIVILEGES",
+        "DELETE FROM mysql.global_priv WHERE Host NOT IN ('localhost')",
+        "DELETE FROM mysql.proxies_priv WHERE Host NOT IN ('localhost')",
         "FLUSH PRIVILEGES",
         f"CREATE DATABASE {who.database}",
         f"CREATE USER '{who.user}'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'",

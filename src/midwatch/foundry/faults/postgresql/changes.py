@@ -136,7 +136,7 @@ def bad_configuration(place: Place, rng: random.Random) -> Told:
             let_run(rng, 0.8, 1.2)
     return cluster.told(
         cause=f"postgresql.conf of {who.host} has a line that PostgreSQL refuses: {wrong}",
-        entity=wrong.split(" ")[0],
+        entity=(wrong.split(" ")[0], wrong.split(" ")[-1].strip("'"), who.host),
         truth=(
             "unrecognized configuration parameter",
             "invalid value for parameter",
