@@ -18,7 +18,7 @@ ROOTS = ("/home/runner/work/{name}/{name}", "/builds/{name}", "/workspace", "/ap
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A change that breaks a project: `after` in place of `before` in a file, and what is printed for it (a pattern)."""
+    """A change that breaks a project: `after` in place of `before` in a file, and what is printed of it (pattern)."""
 
     file: str
     before: str
