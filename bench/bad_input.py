@@ -1,11 +1,12 @@
-"""Does text that argues with the model change what it says? Seeded incidents beside their twins, and logs that are none.
+"""Does text that argues with the model change what it says? Seeded incidents beside their twins, and logs that are
+none.
 
     python bench/bad_input.py [--pairs 50] [--draws 4]
 
-Each incident is diagnosed twice by the embedded model with its adapter: as it is, and with a text planted among its lines
-that claims another cause, in a wording that no lesson used (`foundry/injections.toml`), written like the line beside it.
-Counted: verdicts that changed, verdicts that became what the text claims, and answers in which a part of the prompt stands.
-The second part gives it logs that are hardly logs: none may take long, fail, or be accepted.
+Each incident is diagnosed twice by the embedded model with its adapter: as it is, and with a text planted among its
+lines that claims another cause, in a wording that no lesson used (`foundry/injections.toml`), written like the line
+beside it. Counted: verdicts that changed, verdicts that became what the text claims, and answers in which a part of
+the prompt stands. The second part gives it logs that are hardly logs: none may take long, fail, or be accepted.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from typing import Any
 from midwatch import results, settings
 from midwatch.copilot.findable import Key, Question, entries_of, spaced
 from midwatch.copilot.memory import PastIncident, Vectors
-from midwatch.copilot.recall import Recall
+from midwatch.copilot.recall import ENCODED_AT_ONCE, Recall
 from midwatch.copilot.runbooks import Runbook, plain, read_runbooks
 from midwatch.results import Row
 
@@ -132,7 +132,7 @@ def ranks(ranking: Callable[[Question], list[Key]], asked: Sequence[Asked]) -> l
 
 
 def rows_of(kind: str, asked: Sequence[Asked], words: Recall, both: Recall) -> list[Row]:
-    """Recall at 1, 3 and 5 and the mean reciprocal rank of each way to rank; the peer is BM25."""
+    """The fused ranking and meaning alone, beside BM25 (the words) alone."""
     found = {
         "fused": ranks(lambda question: [(item.kind, item.ref) for item in both.search(question, 50)], asked),
         "meaning": ranks(lambda question: both.rankings(question)[1], asked),
@@ -142,23 +142,32 @@ def rows_of(kind: str, asked: Sequence[Asked], words: Recall, both: Recall) -> l
     def share(places: Sequence[int], most: int) -> float:
         return statistics.fmean(0 < place <= most for place in places)
 
+    def measures(places: Sequence[int]) -> dict[str, float]:
+        return {
+            "recall@1": share(places, 1),
+            "recall@3": share(places, 3),
+            "recall@5": share(places, 5),
+            "MRR": statistics.fmean(1 / place if place else 0.0 for place in places),
+            "not found": places.count(0) / len(places),
+        }
+
+    beside = measures(found["words"])
     rows = []
-    for how, places in found.items():
+    for how, measure, what in (
+        ("fused", "recall@1", "first"),
+        ("fused", "recall@3", "in the first 3"),
+        ("meaning", "recall@3", "in the first 3"),
+    ):
+        mine = measures(found[how])
         rows.append(
             results.row(
-                f"runbook in the first 3, {kind}, {how}",
-                [share(places, 3)],
+                f"runbook {what}, {kind}, {how}",
+                [mine[measure]],
                 "share",
-                peer="BM25 alone",
-                peer_samples=[share(found["words"], 3)],
+                peer="words",
+                peer_samples=[beside[measure]],
                 note=f"{len(asked)} questions; deterministic",
-                extra={
-                    "recall@1": share(places, 1),
-                    "recall@3": share(places, 3),
-                    "recall@5": share(places, 5),
-                    "MRR": statistics.fmean(1 / place if place else 0.0 for place in places),
-                    "not found": places.count(0) / len(places),
-                },
+                extra={**mine, **{f"words {name}": value for name, value in beside.items()}},
             )
         )
     return rows
@@ -166,17 +175,15 @@ def rows_of(kind: str, asked: Sequence[Asked], words: Recall, both: Recall) -> l
 
 def speed_rows(asked: Sequence[Asked], words: Recall, both: Recall, books: Sequence[Runbook]) -> list[Row]:
     """Processor time of one search over the whole corpus, and of encoding one section for it."""
-    from midwatch.engine.sentence_encoder import BATCH
-
     encoder = both.embedder
     assert encoder is not None
     sentences = [entry.sentence for entry in entries_of(books, ())]
     random.Random(0).shuffle(sentences)
     samples = []
-    for begin in range(0, 8 * BATCH, BATCH):
+    for begin in range(0, 8 * ENCODED_AT_ONCE, ENCODED_AT_ONCE):
         started = time.process_time()
-        encoder(sentences[begin : begin + BATCH])
-        samples.append((time.process_time() - started) * 1000 / BATCH)
+        encoder(sentences[begin : begin + ENCODED_AT_ONCE])
+        samples.append((time.process_time() - started) * 1000 / ENCODED_AT_ONCE)
     rows = [results.row("encode one section of a runbook", samples, "ms cpu", note="once for each; then it is kept")]
     for how, recall in (("words", words), ("fused", both)):
         samples = []
@@ -244,8 +251,6 @@ def main() -> None:
     asked = first_words(books, answers)
     rows += [*rows_of("first words", asked, cut_words, cut_both), *speed_rows(asked, words, both, books)]
     print(results.table(rows))
-    for item in rows:
-        print(item.name, {key: round(float(value), 3) for key, value in item.extra.items()})
     results.write(ROOT / "results" / "triage" / "recall.json", rows)
 
 

@@ -178,6 +178,7 @@ def _message_problems(entry: dict[str, Any]) -> Iterator[str]:
             yield from (f"{key}: {problem}" for problem in slots.problems(text))
     named = {name for key in _MESSAGES for text in entry.get(key, ()) for _, name in slots.kinds_in(text)}
     named |= {name for _, name in slots.kinds_in(entry.get("source", ""))}
+    named |= {"host"} if set(entry.get("shape", ())) & {"syslog", "kernel"} else set()  # such lines begin with it
     for kind, name in slots.kinds_in(entry.get("entity", "")):
         if not named & {name, *(part + name.removeprefix(kind) for part in slots.PARTS.get(kind, ()))}:
             yield f"entity is {{{name}}}, which no line of the entry names."

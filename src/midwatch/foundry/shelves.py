@@ -18,7 +18,7 @@ FALSE_ALARM_SHARE = 0.12
 UNKNOWN_SHARE = 0.03
 RECORDED_SHARE, ENOUGH_PROGRAMS = 0.5, 3
 """How often a fault is recorded where the bank has it too; less where few programs were, so that none rules."""
-FOREIGN_SHARE = 0.08
+FOREIGN_SHARE = 0.05
 """How often a fault speaks another language than English, in a category that has such entries."""
 
 

@@ -24,6 +24,7 @@ _LEVEL_WORD = re.compile(
 )
 _COLOURS = {"E": "31", "F": "1;31", "C": "1;31", "W": "33", "I": "32", "D": "36"}
 _GARBAGE = "\x00\x01\x02\x07\x08\x0b\x1f\x7f\ufffd\ufffd\ufffd@#P`"
+_TELLING_CHARS = 512
 _CUT_CHARS = (160, 200, 256, 512, 1024)
 
 
@@ -86,11 +87,12 @@ def noisy(lines: list[Written], source: random.Random) -> None:
 
 
 def truncated(lines: list[Written], source: random.Random) -> None:
-    """Long lines cut, as collectors do. A telling line keeps most of itself, or it would tell nothing."""
+    """Long lines cut, as collectors do. A telling line keeps what it tells, behind the longest of prefixes."""
     limit, mark = source.choice(_CUT_CHARS), source.choice(("", "", "...", "…", "[truncated]"))
     for line in lines:
-        if limit < len(line.text) and (line.role != "truth" or len(line.text) < 1.5 * limit):
-            line.text = line.text[:limit] + mark
+        kept = max(limit, _TELLING_CHARS) if line.role == "truth" else limit
+        if len(line.text) > kept:
+            line.text = line.text[:kept] + mark
 
 
 def repeated(lines: list[Written], source: random.Random, room: int) -> None:
