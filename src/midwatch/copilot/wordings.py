@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot import rules, signatures
@@ -24,7 +24,12 @@ from midwatch.copilot.structured import Level
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
+MAX_NEW_SHAPES = 6_000
+"""Shapes that one log may add; twice as many if their lines speak of trouble."""
 MAX_SKELETONS = 200_000
+MAX_LEARNED = 0.25
+CHUNK_TO_JUDGE = 2_000
+"""If more than this share of so many lines has skeletons of its own, they hold identifiers: not worth keeping."""
 MAX_WORDS_KNOWN = 200_000
 MAX_VARIANTS = 64
 MAX_KEY_BYTES = 2_000
@@ -80,6 +85,91 @@ _EXCEPTION = re.compile(
     r"^(?:\w+ ){0,2}(?:Caused by: |Unhandled exception\.? )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::| \[|$)"
     r"|^panic: |^Exception in thread|^thread '.*' panicked|^fatal error: |^Unhandled exception|^Caused by: "
 )
+_TROUBLE_HINTS = (
+    *(
+        "error",
+        "fail",
+        "fatal",
+        "panic",
+        "exce",
+        "refus",
+        "deni",
+        "deny",
+        "timed",
+        "timeout",
+        "time out",
+        "time-out",
+        "unable",
+    ),
+    *(
+        "cannot",
+        "can't",
+        "cant",
+        "could",
+        "doesn",
+        "does not",
+        "did not",
+        "didn",
+        "is not",
+        "isn",
+        "won't",
+        "not ",
+        "critical",
+    ),
+    *(
+        "kill",
+        "abort",
+        "lost",
+        "down",
+        "reset",
+        "expire",
+        "full",
+        "invalid",
+        "unknown",
+        "missing",
+        "unreach",
+        "unavail",
+        "no ",
+    ),
+    *("reject", "dropp", "exhaust", "too ", "stuck", "stall", "crash", "forbidden", "unauthori", "corrupt", "conflict"),
+    *(
+        "unhealthy",
+        "overload",
+        "evict",
+        "throttl",
+        "deadlock",
+        "backoff",
+        "back-off",
+        "mismatch",
+        "violat",
+        "insufficient",
+    ),
+    *(
+        "out of",
+        "limit reached",
+        "ave up",
+        "iving up",
+        "bad gateway",
+        "unexpected",
+        "misconfig",
+        "stale",
+        "lag",
+        "behind",
+    ),
+    *(
+        "degraded",
+        "terminated",
+        "segfault",
+        "core dumped",
+        "undefined",
+        "unresolved",
+        "slow",
+        "blocked",
+        "exited",
+        "zero",
+    ),
+)
+"""A line without any of these needs no look at `_TROUBLE`, which takes ten times as long."""
 _CHANGE = re.compile(
     r"\b(?:shut(?:ting)? ?down|shutdown|sigterm|sigkill|sighup|stopp(?:ed|ing)|starting|started|restart(?:ed|ing)?|ready (?:to|for)|is ready|became ready"
     r"|listening|reload(?:ed|ing)?|promoted|fail(?:ing)?[- ]?over|switchover|recover(?:ed|y)?|resum(?:ed|ing)|back (?:online|to normal|up)|re-?connected|re-?established"
@@ -88,7 +178,7 @@ _CHANGE = re.compile(
 )
 """Words of a change of state: what was stopped, started, changed or came back."""
 _DETAIL = re.compile(
-    r"^\s*(?:DETAIL|HINT|CAUSE|REASON|expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
+    r"^\s*(?:(?-i:DETAIL|HINT|CAUSE|REASON)|expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"^[\W_]*(?:\w{0,2}[\W_]*)$")
@@ -120,6 +210,14 @@ class Shape:
     step: bool = False
     change: bool = False
     variants: dict[tuple[str, ...], Shape] | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class Room:
+    """How many shapes a log has added to a store."""
+
+    taken: int = 0
+    taken_by_trouble: int = 0
 
 
 class TemplateStore:
@@ -154,17 +252,20 @@ class TemplateStore:
                 self.miner.settle()
                 self._settled = len(self._by_words)
 
-    def shapes(self, raw: bytes, lines: int, text: Callable[[int], str]) -> list[Shape]:
-        """The shape of each of `lines` lines, which `raw` holds with a newline between; `text` gives line i."""
+    def shapes(self, raw: bytes, lines: int, text: Callable[[int], str], room: Room) -> list[Shape]:
+        """The shape of each of `lines` lines, which `raw` holds with a newline between; `text` gives line i.
+
+        `room` counts what one log adds to the store; it is the same for all parts of a log.
+        """
         keys = raw.translate(None, _DIGITS).split(b"\n")
         assert len(keys) == lines, "a line holds a newline"
         if max(map(len, keys)) > MAX_KEY_BYTES:
             keys = [key if len(key) <= MAX_KEY_BYTES else key[:1_500] + key[-500:] for key in keys]
-        known = self._skeletons
-        found: list[Shape | None] = list(map(known.get, keys))
-        if None in found:
+        found: list[Shape | None] = list(map(self._skeletons.get, keys))
+        unknown = [index for index, shape in enumerate(found) if shape is None]
+        if unknown:
             with self._lock:
-                self._fill(found, keys, text)
+                self._fill(found, unknown, keys, _words_of(raw, keys, unknown, text), text, room)
         shapes: list[Shape] = found  # type: ignore[assignment]
         deciding = {shape for shape in set(shapes) if shape.variants is not None}
         if deciding:
@@ -172,39 +273,43 @@ class TemplateStore:
                 self._tell_apart(shapes, deciding, text)
         return shapes
 
-    def _fill(self, found: list[Shape | None], keys: Sequence[bytes], text: Callable[[int], str]) -> None:
+    def _fill(  # noqa: PLR0917 - private, and each is a different thing
+        self,
+        found: list[Shape | None],
+        unknown: list[int],
+        keys: Sequence[bytes],
+        words_of: Iterable[bytes],
+        text: Callable[[int], str],
+        room: Room,
+    ) -> None:
         """Find or make the shapes of lines whose skeleton is not known, in place."""
         known, by_words, word = self._skeletons, self._by_words, self._words.__getitem__
         fresh: list[tuple[Shape, str]] = []
-        for index, shape in enumerate(found):
-            if shape is not None:
-                continue
-            key = keys[index]
-            one = known.get(key)
-            if one is None:
+        learn = len(unknown) < MAX_LEARNED * len(found) or len(found) < CHUNK_TO_JUDGE
+        for index, spaced in zip(unknown, words_of, strict=True):
+            words = tuple(map(word, spaced.split()))
+            shape = by_words.get(words)
+            new = shape is None
+            if shape is None:
+                shape = known.get(keys[index]) or self._new(words, text(index), fresh, room)
+            if new or learn:
                 if len(known) >= MAX_SKELETONS:
                     known.clear()
-                line = text(index)
-                encoded = (line if len(line) <= MAX_KEY_BYTES else line[:1_500] + line[-500:]).encode(
-                    "utf-8", "replace"
-                )
-                words = tuple(map(word, encoded.translate(_TO_WORDS).split()))
-                one = by_words.get(words) or self._new(words, line, fresh)
-                known[key] = one
-            found[index] = one
+                known[keys[index]] = shape
+            found[index] = shape
         self._read_by_rules(fresh)
 
-    def _new(self, words: tuple[bytes, ...], line: str, fresh: list[tuple[Shape, str]]) -> Shape:
+    def _new(self, words: tuple[bytes, ...], line: str, fresh: list[tuple[Shape, str]], room: Room) -> Shape:
         if not words:
             return self.blank
-        full = len(self._by_words)
-        if full >= MAX_SHAPES and (
-            full >= 2 * MAX_SHAPES or not any(word in line[:MAX_KEY_BYTES].lower() for word in _MAYBE_TROUBLE)
-        ):
-            return self.rest
+        room.taken += 1
+        if room.taken > MAX_NEW_SHAPES:
+            lower = line[:MAX_KEY_BYTES].lower()
+            if room.taken_by_trouble >= MAX_NEW_SHAPES or not any(word in lower for word in _MAYBE_TROUBLE):
+                return self.rest
+            room.taken_by_trouble += 1
         shape = self._make(line, fresh)
-        lower = fresh[-1][1]
-        if _DECIDED_BY_NUMBERS.search(lower) is not None:
+        if _DECIDED_BY_NUMBERS.search(fresh[-1][1]) is not None:
             numbers = _numbers(line)
             shape.variants = {numbers: shape} if numbers else None
         self._by_words[words] = shape
@@ -266,15 +371,33 @@ class _Words(dict[bytes, bytes]):
     """A word as it counts for a shape: itself, or `0` if it holds a digit (digits are zeros by then)."""
 
     def __missing__(self, word: bytes) -> bytes:
-        counts = b"0" if b"0" in word or len(word) > 80 else word
+        if b"0" in word or len(word) > 80:
+            if len(word) > 16:  # an identifier: it will not come again
+                return b"0"
+            counts = b"0"
+        else:
+            counts = word
         if len(self) < MAX_WORDS_KNOWN:
             self[word] = counts
         return counts
 
 
+def _words_of(raw: bytes, keys: Sequence[bytes], unknown: Sequence[int], text: Callable[[int], str]) -> Iterable[bytes]:
+    """Each unknown line with its digits as zeros and its delimiters as spaces."""
+    if len(unknown) * 4 > len(keys) and len(raw) < len(keys) * MAX_KEY_BYTES:
+        spaced = raw.translate(_TO_WORDS).split(b"\n")
+        return [
+            line if len(line) <= MAX_KEY_BYTES else line[:1_500] + line[-500:]
+            for line in map(spaced.__getitem__, unknown)
+        ]
+    return (clip(text(index), MAX_KEY_BYTES).encode("utf-8", "replace").translate(_TO_WORDS) for index in unknown)
+
+
 def _tells_of_trouble(lower: str) -> bool:
     """Whether a message says that something went wrong, and does not take it back."""
     text = lower[:MAX_KEY_BYTES]
+    if not any(hint in text for hint in _TROUBLE_HINTS):
+        return False
     return _TROUBLE.search(text) is not None and rules.NEGATED.search(text) is None
 
 
