@@ -24,7 +24,7 @@ from midwatch.copilot.structured import Level
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
-MAX_NEW_SHAPES = 6_000
+MAX_NEW_SHAPES = 15_000
 """Shapes that one log may add; twice as many if their lines speak of trouble."""
 MAX_SKELETONS = 200_000
 MAX_LEARNED = 0.25
@@ -32,6 +32,7 @@ CHUNK_TO_JUDGE = 2_000
 """If more than this share of so many lines has skeletons of its own, they hold identifiers: not worth keeping."""
 MAX_WORDS_KNOWN = 200_000
 MAX_VARIANTS = 64
+_MAX_DECIDING_CHARS = 500
 MAX_KEY_BYTES = 2_000
 """A longer skeleton is known by its start and its end."""
 
@@ -71,8 +72,8 @@ _TROUBLE = re.compile(
     r"|\b(?:cannot|can'?t|could(?: not|n't)|does(?: not|n't)|did(?: not|n't)|is(?: not|n't)|won't|not (?:found|ready|allowed|permitted|available|responding|reachable|set))\b"
     r"|critical|\bkill(?:ed|ing)?\b|abort|\blost\b|\bdown\b|\bresets?\b|expired?\b|\bfull\b|invalid|unknown|\bmissing\b|unreachable|unavailable"
     r"|\bno (?:such|route|space|active|healthy|available|leader|quorum|endpoints?|space|response|nodes?|matching|tests?)\b|reject|dropp(?:ed|ing)\b|exhaust"
-    r"|\btoo (?:many|long|large|slow|old|few|small)\b|\bstuck\b|stall|crash|forbidden|unauthori[sz]ed|corrupt|conflict|unhealthy|overload|\bevict|throttl"
-    r"|deadlock|back-?off|mismatch|violat|insufficient|\bout of\b|limit reached|g(?:ave|iving) up|bad gateway|unexpected|misconfig|stale|lag(?:ging)?\b|behind\b"
+    r"|\btoo (?:many|long|large|slow|old|few|small)\b|\bstuck\b|\bstall|crash|forbidden|unauthori[sz]ed|corrupt|conflict|unhealthy|overload|\bevict|throttl"
+    r"|deadlock|back-?off|mismatch|violat|insufficient|\bout of\b|limit reached|g(?:ave|iving) up|bad gateway|unexpected|misconfig|stale|\blag(?:ging)?\b|behind\b"
     r"|degraded|terminated|segfault|core dumped|undefined|unresolved|not (?:be|exist)|no longer|\bslow\b|blocked|exited with|non-?zero"
 )
 """Words that tell of trouble at any level: programs log much of it as information."""
@@ -85,14 +86,49 @@ _EXCEPTION = re.compile(
     r"^(?:\w+ ){0,2}(?:Caused by: |Unhandled exception\.? )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::| \[|$)"
     r"|^panic: |^Exception in thread|^thread '.*' panicked|^fatal error: |^Unhandled exception|^Caused by: "
 )
-_TROUBLE_HINTS = (
+_PLAIN_TROUBLE = (
     *(
         "error",
-        "fail",
         "fatal",
-        "panic",
-        "exce",
+        "exception",
+        "exceed",
         "refus",
+        "critical",
+        "abort",
+        "invalid",
+        "unknown",
+        "unreachable",
+        "unavailable",
+    ),
+    *(
+        "reject",
+        "exhaust",
+        "crash",
+        "forbidden",
+        "unauthori",
+        "corrupt",
+        "conflict",
+        "unhealthy",
+        "overload",
+        "throttl",
+    ),
+    *(
+        "deadlock",
+        "mismatch",
+        "violat",
+        "insufficient",
+        "unexpected",
+        "misconfig",
+        "degraded",
+        "terminated",
+        "undefined",
+    ),
+)
+"""Words of `_TROUBLE` that need no pattern."""
+_TROUBLE_HINTS = (
+    *(
+        "fail",
+        "panic",
         "deni",
         "deny",
         "timed",
@@ -100,12 +136,12 @@ _TROUBLE_HINTS = (
         "time out",
         "time-out",
         "unable",
-    ),
-    *(
         "cannot",
         "can't",
         "cant",
         "could",
+    ),
+    *(
         "doesn",
         "does not",
         "did not",
@@ -114,54 +150,35 @@ _TROUBLE_HINTS = (
         "isn",
         "won't",
         "not ",
-        "critical",
-    ),
-    *(
         "kill",
-        "abort",
         "lost",
         "down",
         "reset",
         "expire",
         "full",
-        "invalid",
-        "unknown",
-        "missing",
-        "unreach",
-        "unavail",
-        "no ",
     ),
-    *("reject", "dropp", "exhaust", "too ", "stuck", "stall", "crash", "forbidden", "unauthori", "corrupt", "conflict"),
     *(
-        "unhealthy",
-        "overload",
+        "missing",
+        "no ",
+        "dropp",
+        "too ",
+        "stuck",
+        "stall",
         "evict",
-        "throttl",
-        "deadlock",
         "backoff",
         "back-off",
-        "mismatch",
-        "violat",
-        "insufficient",
-    ),
-    *(
         "out of",
         "limit reached",
         "ave up",
+    ),
+    *(
         "iving up",
         "bad gateway",
-        "unexpected",
-        "misconfig",
         "stale",
         "lag",
         "behind",
-    ),
-    *(
-        "degraded",
-        "terminated",
         "segfault",
         "core dumped",
-        "undefined",
         "unresolved",
         "slow",
         "blocked",
@@ -309,7 +326,7 @@ class TemplateStore:
                 return self.rest
             room.taken_by_trouble += 1
         shape = self._make(line, fresh)
-        if _DECIDED_BY_NUMBERS.search(fresh[-1][1]) is not None:
+        if _DECIDED_BY_NUMBERS.search(fresh[-1][1][:_MAX_DECIDING_CHARS]) is not None:
             numbers = _numbers(line)
             shape.variants = {numbers: shape} if numbers else None
         self._by_words[words] = shape
@@ -396,9 +413,11 @@ def _words_of(raw: bytes, keys: Sequence[bytes], unknown: Sequence[int], text: C
 def _tells_of_trouble(lower: str) -> bool:
     """Whether a message says that something went wrong, and does not take it back."""
     text = lower[:MAX_KEY_BYTES]
-    if not any(hint in text for hint in _TROUBLE_HINTS):
+    if not any(word in text for word in _PLAIN_TROUBLE) and not (
+        any(hint in text for hint in _TROUBLE_HINTS) and _TROUBLE.search(text) is not None
+    ):
         return False
-    return _TROUBLE.search(text) is not None and rules.NEGATED.search(text) is None
+    return rules.NEGATED.search(text) is None
 
 
 def prints_source(line: str, message: str) -> bool:
