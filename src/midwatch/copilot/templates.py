@@ -153,9 +153,12 @@ class Miner:
         for candidate in leaf:
             known = candidate.words
             equal = sum(map(eq, known, words))
-            if not full and equal < self._similarity * (len(words) - known.count(WILDCARD)):
+            if full:
+                score = float(equal)
+            elif equal < self._similarity * (len(words) - known.count(WILDCARD)):
                 continue  # cannot be near enough
-            score = _similarity(known, words)
+            else:
+                score = _similarity(known, words)
             if score > best_score:
                 best, best_score = candidate, score
         if best is not None and (best_score >= self._similarity or full):

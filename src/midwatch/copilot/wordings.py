@@ -25,7 +25,7 @@ from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
 MAX_NEW_SHAPES = 15_000
-"""Shapes that one log may add; twice as many if their lines speak of trouble."""
+"""Shapes that one log may add; a third more if their lines speak of trouble."""
 MAX_SKELETONS = 200_000
 MAX_LEARNED = 0.25
 CHUNK_TO_JUDGE = 2_000
@@ -322,7 +322,7 @@ class TemplateStore:
         room.taken += 1
         if room.taken > MAX_NEW_SHAPES:
             lower = line[:MAX_KEY_BYTES].lower()
-            if room.taken_by_trouble >= MAX_NEW_SHAPES or not any(word in lower for word in _MAYBE_TROUBLE):
+            if room.taken_by_trouble >= MAX_NEW_SHAPES // 3 or not any(word in lower for word in _MAYBE_TROUBLE):
                 return self.rest
             room.taken_by_trouble += 1
         shape = self._make(line, fresh)
