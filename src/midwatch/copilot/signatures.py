@@ -254,12 +254,15 @@ def rank(
     last = last or order
     for category, matched in by_rule.items():
         strengths: list[float] = []
+        hinted: list[float] = []
         placed: list[tuple[float, int]] = []
         for group in matched.values():
             best = max(hit.weight for hit in group)
             seen = sum(counts[hit.line] if counts and hit.line >= 0 else 1 for hit in group)
-            strengths.append(best * _context(category, ci) * (1 + 0.05 * min(math.log2(seen), 6)))
+            strength = best * _context(category, ci) * (1 + 0.05 * min(math.log2(seen), 6))
+            (strengths if any(hit.line >= 0 for hit in group) else hinted).append(strength)
             placed += [(-hit.weight, hit.line) for hit in group if hit.line >= 0]
+        strengths += sorted(hinted)[-1:]  # an alert says one thing, however many rules know its words
         strengths.sort(reverse=True)
         scores[category] = strengths[0] + 0.35 * sum(strengths[1:4])
         lines[category] = list(dict.fromkeys(line for _, line in sorted(placed)))

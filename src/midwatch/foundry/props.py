@@ -206,60 +206,36 @@ class Certificate:
     key: Path
 
 
-def certificate(folder: Path, name: str, *, days: int = 90, alias: str = "localhost") -> Certificate:
-    """A self-signed certificate for `name` (and `alias`), made by openssl; with negative `days` it has expired.
+def certificate(
+    folder: Path, name: str, *, days: int = 90, alias: str = "localhost", issuer: Certificate | None = None
+) -> Certificate:
+    """A certificate for `name` (and `alias`), made by openssl; with negative `days` it expired so many days ago.
 
-    Raises `FoundryError` if openssl cannot make it.
+    Without an issuer it is signed by itself and may sign others. Raises `FoundryError` if openssl cannot make it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificate(cert=folder / f"{name}.crt", key=folder / f"{name}.key")
-    now = time.time()
-    begin, end = (now - 86_400, now + days * 86_400) if days > 0 else (now + (days - 90) * 86_400, now + days * 86_400)
-    config = folder / f"{name}.cnf"
+    config, index, request = (folder / f"{name}.{ending}" for ending in ("cnf", "index", "csr"))
     config.write_text(
-        f"[ca]\ndefault_ca=one\n[one]\ndatabase={folder}/index.{name}\nnew_certs_dir={folder}\ndefault_md=sha256\n"
-        f"policy=any\nrand_serial=yes\nunique_subject=no\n[any]\ncommonName=supplied\n[ext]\n"
-        f"subjectAltName=DNS:{name},DNS:{alias}\nbasicConstraints=CA:TRUE\n"
-        f"[req]\ndistinguished_name=dn\n[dn]\n"
+        f"[ca]\ndefault_ca=one\n[one]\ndatabase={index}\nnew_certs_dir={folder}\ndefault_md=sha256\npolicy=any\n"
+        "rand_serial=yes\nunique_subject=no\n[any]\ncommonName=supplied\n[req]\ndistinguished_name=dn\n[dn]\n"
+        f"[ext]\nsubjectAltName=DNS:{name},DNS:{alias}\nbasicConstraints=critical,CA:{'FALSE' if issuer else 'TRUE'}\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
     )
-    (folder / f"index.{name}").write_text("")
-    request = folder / f"{name}.csr"
-    stamp = "%Y%m%d%H%M%SZ"
+    index.write_text("")
+    end = time.time() + days * 86_400
+    begin = min(time.time() - 86_400, end - 90 * 86_400)
+    dates = [time.strftime("%Y%m%d%H%M%SZ", time.gmtime(moment)) for moment in (begin, end)]
+    ends = ["-startdate", dates[0], "-enddate", dates[1]]
+    signer = ["-cert", str(issuer.cert)] if issuer else ["-selfsign"]
+    asked = ["-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(made.key), "-out", str(request)]
+    signed = ["-keyfile", str((issuer or made).key), "-in", str(request), "-out", str(made.cert), "-notext"]
     for command in (
-        [
-            "req",
-            "-new",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            f"/CN={name}",
-            "-keyout",
-            str(made.key),
-            "-out",
-            str(request),
-        ],
-        [
-            "ca",
-            "-batch",
-            "-selfsign",
-            "-in",
-            str(request),
-            "-keyfile",
-            str(made.key),
-            "-out",
-            str(made.cert),
-            "-notext",
-            "-extensions",
-            "ext",
-            "-startdate",
-            time.strftime(stamp, time.gmtime(begin)),
-            "-enddate",
-            time.strftime(stamp, time.gmtime(end)),
-        ],
+        ["req", "-config", str(config), "-new", *asked],
+        ["ca", "-config", str(config), "-batch", *signer, *signed, "-extensions", "ext", *ends],
     ):
         done = subprocess.run(  # noqa: S603 - our own arguments
-            ["openssl", command[0], "-config", str(config), *command[1:]],  # noqa: S607
+            ["openssl", *command],  # noqa: S607
             capture_output=True,
             text=True,
             check=False,

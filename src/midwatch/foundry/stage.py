@@ -120,6 +120,7 @@ def staged(
         lines = tuple(
             replace(line, truth=line.truth or _late(line, told.late)) for line in heard if line.at <= told.ended_at
         )
+        lines = _cut(lines)
         everything = "\n".join(f"{line.source} {line.text}" for line in lines)
         return Recording(
             id=f"{name}-{rng.getrandbits(32):08x}",
@@ -137,7 +138,7 @@ def staged(
             names={key: value for key, value in told.names.items() if key in everything},
             broke_at=told.broke_at,
             mended_at=told.mended_at,
-            lines=_cut(lines),
+            lines=lines,
         )
 
     return Fault(name=name, program=program, category=category, needs=tuple(needs), record=record)

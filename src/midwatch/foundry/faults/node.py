@@ -101,7 +101,7 @@ KIT = Kit(
         "silent": r"timeout of \d+ms exceeded",
         "files": r"EMFILE",
         "tls_expired": r"certificate has expired",
-        "tls_untrusted": r"self[- ]signed certificate",
+        "tls_untrusted": r"self[- ]signed certificate|unable to verify the first certificate|unable to get local issuer",
         "tls_other": r"does not match certificate's altnames",
         "tls_alert": r"(?i)alert certificate expired",
         "full": r"ENOSPC",

@@ -146,7 +146,7 @@ KIT = Kit(
         "silent": r"timed out",
         "files": r"Too many open files",
         "tls_expired": r"certificate has expired",
-        "tls_untrusted": r"self[- ]signed certificate",
+        "tls_untrusted": r"self[- ]signed certificate|unable to get local issuer certificate",
         "tls_other": r"certificate is not valid for|doesn't match",
         "tls_alert": r"(?i)alert certificate expired",
         "full": r"No space left on device|database or disk is full",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from midwatch.foundry.faults import Fault
 from midwatch.foundry.place import Place
-from midwatch.foundry.props import Dependency, dependency
+from midwatch.foundry.props import Certificate, Dependency, dependency
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.services.service import Runtime, Service, service
 from midwatch.foundry.services.supervisor import Supervisor
@@ -51,6 +51,10 @@ class Kit:
     slow_search: Callable[[random.Random], str]
     open_files: int
     styles: tuple[str, ...] = ("supervisord", "kubelet", "keeper")
+    tls_settings: Callable[[Certificate], dict[str, str]] = lambda made: {
+        "TLS_CERT": str(made.cert),
+        "TLS_KEY": str(made.key),
+    }
     user_command: Callable[[Service], list[str]] = lambda service: service.command
 
 

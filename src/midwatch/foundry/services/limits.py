@@ -175,7 +175,9 @@ def failing_probe(service: Service, kit: Kit) -> Recording:
             service.ready()
             calm(service, least=0.3, most=0.6)
             watcher.probing(process, why, port=service.port)
-        truth = [r"(?i)probe failed|health check (of \S+ )?failed|did not pass|failed liveness|unhealthy|failed checks"]
+        truth = [
+            r"(?i)probe failed|health checks? (of \S+ )?failed|did not pass|failed liveness|unhealthy|failed checks"
+        ]
         return service.record(
             category="health_probe",
             truth=[*truth, service.said("unready")],
