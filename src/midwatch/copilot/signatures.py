@@ -14,7 +14,7 @@ import bisect
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from midwatch.copilot import rules
@@ -26,6 +26,12 @@ UNSEEN = 4.0
 """Weight kept for what no rule knows; it keeps a lone hint from looking certain."""
 PLAIN = 6.5
 """From this weight on a category is said plainly: what recovers then was an incident and no false alarm."""
+ELSEWHERE, BESIDE = 0.35, 0.2
+"""What a further rule of a category adds where it reads another line than a stronger one, and the same line."""
+FIRST = 1.1
+"""What began first is likelier the cause."""
+LATER = 0.6
+"""Of symptoms that follow from one another the later ones count less."""
 MAX_MATCHES_PER_LITERAL = 400
 MAX_MATCHES_PER_RULE = 100
 """After so many wordings a rule reads only the end of the log."""
@@ -92,6 +98,7 @@ _SAME_LINE: dict[str, tuple[str, ...]] = {
         "service_routing",
         "authn_authz",
         "code_defect_crash",
+        "quota_rate_limit",
     ),
     "dns_resolution": ("network_connectivity", "dependency_failure", "service_routing"),
 }
@@ -271,18 +278,8 @@ def rank(
     ended: dict[str, int] = {}
     last = last or order
     for category, matched in by_rule.items():
-        strengths: list[float] = []
-        hinted: list[float] = []
-        placed: list[tuple[float, int]] = []
-        for group in matched.values():
-            best = max(hit.weight for hit in group)
-            seen = sum(counts[hit.line] if counts and hit.line >= 0 else 1 for hit in group)
-            strength = best * _context(category, ci) * (1 + 0.05 * min(math.log2(seen), 6))
-            (strengths if any(hit.line >= 0 for hit in group) else hinted).append(strength)
-            placed += [(-hit.weight, hit.line) for hit in group if hit.line >= 0]
-        strengths += sorted(hinted)[-1:]  # an alert says one thing, however many rules know its words
-        strengths.sort(reverse=True)
-        scores[category] = strengths[0] + 0.35 * sum(strengths[1:4])
+        scores[category] = _strength(matched.values(), _context(category, ci), counts)
+        placed = [(-hit.weight, hit.line) for group in matched.values() for hit in group if hit.line >= 0]
         lines[category] = list(dict.fromkeys(line for _, line in sorted(placed)))
         onset[category] = min((order[line] if order else line for _, line in placed), default=1 << 60)
         ended[category] = max((last[line] if last else line for _, line in placed), default=-1)
@@ -302,6 +299,29 @@ def rank(
     total = sum(kept.values()) + UNSEEN
     ranked = sorted(kept, key=lambda name: (-kept[name], onset.get(name, 0), name))
     return [Signal(name, kept[name], kept[name] / total, tuple(lines[name])) for name in ranked]
+
+
+def _at(hit: Hit, order: Sequence[int]) -> int:
+    return order[hit.line] if order else hit.line
+
+
+def _strength(groups: Iterable[list[Hit]], context: float, counts: Sequence[int]) -> float:
+    """What a category's rules weigh together: the strongest, and a part of the next three, less of one beside it.
+
+    Each of `groups` are the hits of one rule. The alert's own words say one thing, however many rules know them.
+    """
+    strengths: list[tuple[float, set[int]]] = []
+    for group in groups:
+        seen = sum(counts[hit.line] if counts and hit.line >= 0 else 1 for hit in group)
+        best = max(hit.weight for hit in group)
+        strengths.append((best * context * (1 + 0.05 * min(math.log2(seen), 6)), {hit.line for hit in group}))
+    strengths.sort(key=lambda item: -item[0])
+    total, said = strengths[0]
+    said = set(said)
+    for strength, lines in strengths[1:4]:
+        total += strength * (ELSEWHERE if not lines <= said else 0.0 if lines == {-1} else BESIDE)
+        said |= lines
+    return total
 
 
 def _without_details(hits: Sequence[Hit]) -> list[Hit]:
@@ -399,4 +419,7 @@ def _weigh_causes(scores: dict[str, float], onset: dict[str, int]) -> None:
     if len(real) > 1:
         first = min(real, key=lambda name: onset[name])
         if onset[first] < min(onset[name] for name in real if name != first):
-            scores[first] *= 1.1
+            scores[first] *= FIRST
+            if scores[first] >= 5.5 and first in _BUSINESS:
+                for name in real:
+                    scores[name] *= LATER if name != first and name in _BUSINESS else 1.0
