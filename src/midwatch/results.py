@@ -129,7 +129,8 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| what | value | spread | beside us | ratio | aim | holds |", "|---|---|---|---|---|---|---|"]
     for item in rows:
         low, high = item.interval or (item.value, item.value)
-        spread = f"{figure(low)} to {figure(high)}, {item.runs} runs" if item.runs > 1 else ""
+        spread = f"{figure(low)} to {figure(high)}" if item.runs > 1 or low < high else ""
+        spread += f", {item.runs} runs" if item.runs > 1 else ""
         peer = f"{item.peer}: {figure(item.peer_value)}" if item.peer and item.peer_value is not None else ""
         sign = SIGNS[item.direction] if item.direction else ""
         aim = f"{sign} {figure(item.target)}" if item.target is not None else ""

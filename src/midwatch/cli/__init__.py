@@ -7,7 +7,22 @@ import sys
 import typer
 
 from midwatch import __version__
-from midwatch.cli import app, bench, doctor, evaluate, models, schedule, serve, triage, tune, up
+from midwatch.cli import (
+    app,
+    bench,
+    calibrate,
+    doctor,
+    evaluate,
+    feedback,
+    foundry,
+    models,
+    runbooks,
+    schedule,
+    serve,
+    triage,
+    tune,
+    up,
+)
 from midwatch.errors import MidwatchError
 
 cli = typer.Typer(
@@ -17,7 +32,22 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Stand the middle watch: alerts and logs in, a cited and honest diagnosis out.",
 )
-for verbs in (up, triage, doctor, models, serve, tune, evaluate, bench, schedule, app):
+for verbs in (
+    up,
+    triage,
+    doctor,
+    models,
+    serve,
+    tune,
+    evaluate,
+    bench,
+    schedule,
+    app,
+    foundry,
+    runbooks,
+    feedback,
+    calibrate,
+):
     verbs.register(cli)
 
 

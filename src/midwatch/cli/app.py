@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from midwatch.copilot.metrics import Metrics
+    from midwatch.copilot.recall import Recall
     from midwatch.copilot.store import Store
     from midwatch.copilot.workflow import Diagnoser
     from midwatch.gateway.providers import Provider
@@ -40,7 +41,7 @@ def run_app(
     import asyncio
 
     from midwatch import settings as settings_module
-    from midwatch.cli import local_model
+    from midwatch.cli import local_model, remembering
     from midwatch.copilot.metrics import Metrics
     from midwatch.copilot.store import Store
     from midwatch.copilot.triage import Triage
@@ -54,10 +55,13 @@ def run_app(
         store = Store(settings.resolved_database_url, settings.copilot)
         try:
             local, escalation = _providers(settings, url, metrics)
-            triage = Triage(local, escalation, settings.copilot, local_model.options(settings))
+            recall = remembering.recall(settings, store)
+            triage = Triage(local, escalation, settings.copilot, local_model.options(settings), recall)
             providers = [provider for provider in (local, escalation) if provider is not None]
             stopping = asyncio.Event()
-            app = build_app(settings, store, triage, metrics=metrics, providers=providers, stopping=stopping)
+            app = build_app(
+                settings, store, triage, metrics=metrics, providers=providers, stopping=stopping, recall=recall
+            )
             _serve(app, settings, stopping)
         finally:
             store.close()
@@ -71,19 +75,21 @@ def build_app(
     metrics: Metrics | None = None,
     providers: list[Provider] | None = None,
     stopping: asyncio.Event | None = None,
+    recall: Recall | None = None,
 ) -> Starlette:
     """The whole app over a store that its caller opens and closes: hooks, workflow, outbox, page.
 
     The workflow starts and ends with the app's lifespan, which also closes `providers`. Setting `stopping`
-    ends what would keep connections open for ever.
+    ends what would keep connections open for ever. `recall` is made ready on a thread meanwhile.
     """
     import asyncio
 
     from starlette.applications import Starlette
 
+    from midwatch.cli import remembering
     from midwatch.copilot.metrics import Metrics
     from midwatch.copilot.notify import Notifier
-    from midwatch.copilot.server import health_routes, hook_routes
+    from midwatch.copilot.server import feedback_routes, health_routes, hook_routes
     from midwatch.copilot.workflow import Workflow
     from midwatch.dashboard.app import routes as page_routes
 
@@ -102,7 +108,8 @@ def build_app(
         if notifier.channels:
             tasks.append(asyncio.create_task(notifier.run(), name="notifier"))
         try:
-            yield
+            with remembering.warming(recall):
+                yield
         finally:
             for task in tasks:
                 task.cancel()
@@ -117,6 +124,7 @@ def build_app(
     return Starlette(
         routes=[
             *hook_routes(store, settings, metrics),
+            *feedback_routes(store, settings),
             *health_routes(store, metrics, is_working),
             *page_routes(store, settings, stopping),
         ],

@@ -13,15 +13,20 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 K1 = 1.2
 B = 0.75
 MAX_WORD_CHARS = 60
-STOP_WORDS = frozenset(
-    "a about all also an and any are as at be been before but by can could did do does for from had has have how if in "
-    "into is it its may more most no not of on one or other our out over should so some such than that the their then "
-    "there these they this to up us was we were what when where which while who will with would you your".split()
-)
+# fmt: off
+STOP_WORDS = frozenset((
+    "a", "about", "all", "also", "an", "and", "any", "are", "as", "at", "be", "been", "before", "but", "by", "can",
+    "could", "did", "do", "does", "for", "from", "had", "has", "have", "how", "if", "in", "into", "is", "it", "its",
+    "may", "more", "most", "no", "not", "of", "on", "one", "or", "other", "our", "out", "over", "should", "so",
+    "some", "such", "than", "that", "the", "their", "then", "there", "these", "they", "this", "to", "up", "us",
+    "was", "we", "were", "what", "when", "where", "which", "while", "who", "will", "with", "would", "you", "your",
+))
+# fmt: on
 """English words that say nothing about what a text is about."""
 
 _RUN = re.compile(r"[^\W_]+")
@@ -55,6 +60,14 @@ def singular(word: str) -> str:
     return word if word.endswith(("aes", "ees", "oes")) else word[:-1]
 
 
+class Match(NamedTuple):
+    """What a text has of a query: its score, its share of the query's idf (0 to 1), and how many of its terms."""
+
+    score: float
+    share: float
+    terms: int
+
+
 class BM25:
     """An index of texts, each given as its terms. It does not change; build another where the texts do."""
 
@@ -72,11 +85,17 @@ class BM25:
         having = len(self._weights.get(term, ()))
         return math.log(1 + (self._count - having + 0.5) / (having + 0.5))
 
-    def scores(self, query: Iterable[str]) -> dict[int, float]:
-        """Score of every text that has a term of the query, by place. A repeated term of the query counts once."""
-        found: dict[int, float] = defaultdict(float)
+    def matches(self, query: Iterable[str]) -> dict[int, Match]:
+        """Every text that has a term of the query, by place. A repeated term of the query counts once."""
+        scores: dict[int, float] = defaultdict(float)
+        had: dict[int, float] = defaultdict(float)
+        terms: dict[int, int] = defaultdict(int)
+        total = 0.0
         for term in dict.fromkeys(query):
             idf = self.idf(term)
+            total += idf
             for place, weight in self._weights.get(term, ()):
-                found[place] += idf * weight
-        return found
+                scores[place] += idf * weight
+                had[place] += idf
+                terms[place] += 1
+        return {place: Match(score, had[place] / total, terms[place]) for place, score in scores.items()}

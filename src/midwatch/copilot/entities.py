@@ -8,12 +8,26 @@ The result is a closed list: a model may choose one of these or `unknown`, never
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from midwatch.copilot import taxonomy
 from midwatch.copilot.model import Case, EvidenceLine
+from midwatch.copilot.parsing import parse
 
 MAX_ENTITIES = 6
 MAX_NAME_CHARS = 80
+_TELLING = 0.6
+_FIELD = re.compile(
+    r"\"(?:host|hostname|node|pod|service|app|db|database|user|username|container|queue|topic|bucket|resource|name|target|job|instance"
+    r"|volume|table|domain|key|namespace|cluster|pod_name|container_name|objectName|resourceName|involvedObject)\": ?\"([^\"\\]{2,80})\""
+)
+_PORT = re.compile(r"^[\w.-]+:\d{2,5}$")
+_OF_POD = re.compile(r"^([a-z][\w.-]*?[a-z0-9])(?:-[a-z0-9]{7,10}-[a-z0-9]{5}|-\d{1,6}-[a-z0-9]{5})$")
+_NUMBERED = re.compile(r"^([a-z][\w.-]*?[a-z])-\d{1,6}$")
+_NO_NAME = re.compile(
+    r"(?:thread|exec|pool|scheduling|executor)-\d+$|_pkey$|^(?:x86_64|amd64|arm64|linux)\b|^\d+(?:\.\d+)?$|^(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)$"
+    r"|-rss$|^oom-|^E[A-Z]{3,}$|^(?:java|javax|org|com|io|net)\.\w+$|^(?:non|anti)-|/_temp/|^\d{4}-\d\d-"
+)
 
 _Q = r"\\?[\"'`«]"
 _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
@@ -50,7 +64,7 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
     (
         2.5,
         re.compile(
-            r"\b([a-z][a-z0-9]*(?:-[a-z0-9]+){0,4}-(?:service|svc|api|db|worker|gateway|server|proxy|queue|consumer|frontend|backend|cache|primary|replica))\b"
+            r"(?<![\w./@-])([a-z][a-z0-9]*(?:-[a-z0-9]+){0,4}-(?:service|svc|api|db|worker|gateway|server|proxy|queue|consumer|frontend|backend|cache|primary|replica|processor|manager|sync|core|web|job)(?:-\d+)?)(?![\w/@-])"
         ),
     ),
     (
@@ -72,8 +86,57 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
         ),
     ),
     (1.5, re.compile(r"(?<![\w/.-])((?:[\w-]+/){1,6}[\w-]+\.(?:py|js|ts|tsx|go|java|rb|rs|c|cc|cpp|h|kt|php))\b")),
-    (2.0, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
     (1.0, re.compile(r"(?<![\w.:/])((?:\d{1,3}\.){3}\d{1,3})\b")),
+    (
+        3.0,
+        re.compile(
+            r"\b[\w-]{1,60}@([\w-]{2,60})(?= (?:LOG|ERROR|FATAL|PANIC|WARNING|DETAIL|STATEMENT|HINT|CONTEXT):|:\[)"
+        ),
+    ),
+    (
+        1.5,
+        re.compile(
+            r"(?<![\w.])([\w-]{2,60})@[\w-]{2,60}(?= (?:LOG|ERROR|FATAL|PANIC|WARNING|DETAIL|STATEMENT|HINT|CONTEXT):|:\[)"
+        ),
+    ),
+    (
+        2.5,
+        re.compile(
+            rf"\b(?:db|database|dbname|user|username|account|host|hostname|node|pod|container|topic|queue|bucket|table|volume|job|service|app|image|name|unit|cluster|group|stream|index|secret|configmap|target|upstream|server|function|resource|device|partition|zone|domain|pvc|claim|disk|interface|repository|repo)(?: ?[=:] ?|=)[\"'\[]?{_Q}?([A-Za-z0-9/][\w.:/@-]{{1,78}})",
+            re.I,
+        ),
+    ),
+    (
+        1.8,
+        re.compile(
+            r"\b(?:user|role|host|node|database|table|topic|queue|job|volume|bucket|parameter|zone|domain|server|service|pod|container|image|repository|function|task|index|stream|account|for|of|on)(?: name)? (?!for |of |to |on |in |is |was |the |and |from |with |by |not |has |at |a )([A-Za-z][\w.-]*[-_.\d][\w.-]*\w)",
+            re.I,
+        ),
+    ),
+    (1.8, re.compile(rf"(?<![\w\\]){_Q}([A-Za-z][\w.:@-]{{2,60}}|/[\w.@+/-]{{2,78}})[\"'`»]")),
+    (
+        3.0,
+        re.compile(
+            r"(?<![\w./:-])((?:[a-z0-9][\w.-]*(?::\d+)?/){1,4}[a-z0-9][\w.-]*:[\w][\w.-]{0,60}?)(?=[\s,;)\"'`\]]|: |$)"
+        ),
+    ),
+    (2.5, re.compile(r"(?:github|gitlab|bitbucket)\.(?:com|org)[/:]([\w.-]{1,60}/[\w-]{1,60})")),
+    (1.5, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
+    (3.0, re.compile(r"(?<![\w./-])([a-z][\w.-]{1,60})/(?:\d{1,3}\.){3}\d{1,3}\b")),
+    (
+        1.8,
+        re.compile(
+            r"(?<![\w.:/@-])((?!(?:com|org|net|io|java|javax|jdk|sun)\.)[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+){1,5}\.[a-z]{2,12})(?![\w/(-])"
+        ),
+    ),
+    (1.2, re.compile(r"\[([a-z][\w.-]{0,60}[._-][\w.-]{1,60})\]")),
+    (1.8, re.compile(r"\bat ([a-z][\w.-]{2,60}):\d{2,5}\b")),
+    (
+        1.2,
+        re.compile(
+            r"(?<![\w./@=$%-])((?!(?:read|write|non|re|pre|post|self|long|short|back|in|out|one|two|multi|sub|auto|over|under|up|down|time|fail|high|low|built|end|run|roll|on|off|pod|user|set|so|well|no|per|key|life|round|fall|sign|log|check|clean|shut|start|stand|hand|warm|x|utf|sha|http|https)-)[a-z][a-z0-9]*(?:[-_][a-z0-9]+){1,6})(?![\w/@=(-])"
+        ),
+    ),
 )
 _COMMON = frozenset(
     [
@@ -109,8 +172,49 @@ _COMMON = frozenset(
         "test",
         "host",
         "name",
-        "is",
-        "not",
+        *(
+            "is",
+            "not",
+            "level",
+            "logger",
+            "timestamp",
+            "service",
+            "status",
+            "attr",
+            "ctx",
+            "connection",
+            "server",
+            "stop",
+            "step",
+        ),
+        *(
+            "exceeded",
+            "reading",
+            "shutting",
+            "starting",
+            "control",
+            "time",
+            "type",
+            "source",
+            "caller",
+            "code",
+            "reason",
+            "cause",
+        ),
+        *(
+            "unavailable",
+            "secret",
+            "local",
+            "step",
+            "unknown]",
+            "started",
+            "stopped",
+            "request",
+            "response",
+            "check_mk",
+            "key",
+            "value",
+        ),
     ]
 )
 _BYSTANDERS = frozenset(
@@ -142,33 +246,64 @@ _NOT_HOST = re.compile(
 _PATH_NOISE = re.compile(r"^/(?:dev/null|usr/(?:bin|lib|local/(?:bin|lib))/|lib/|proc/|HTTP/)")
 
 
-def find(case: Case, lines: Sequence[EvidenceLine], telling: set[str], category: str = "") -> tuple[str, ...]:
+def find(
+    case: Case, lines: Sequence[EvidenceLine], weights: Mapping[str, float], category: str = ""
+) -> tuple[str, ...]:
     """Names found, the likeliest subject first.
 
-    Names on the lines of ids in `telling` count more, so do names that the alert says too, and a name of the kind that
-    `category` is usually about (a host for DNS, a path for a full disk).
+    `weights` (0 to 1, by line id) say how telling each line is; names on telling lines count more, so do names that the
+    alert says too, and a name of the kind that `category` is usually about (a host for DNS, a path for a full disk).
     """
     scores: dict[str, float] = {}
     kind = _SUBJECTS.get(category)
     alert = f"{case.service}\n{case.title}\n{case.message}"[:2_000]
     for line in lines:
-        bonus = 3.0 if line.id in telling else 0.0
-        for name, weight in _names(line.shown):
-            subject = 4.0 if kind is not None and bonus and kind.search(name) else 0.0
-            scores[name] = max(scores.get(name, 0.0), weight + bonus + subject) + 0.2
+        telling = weights.get(line.id, 0.0)
+        parsed = parse(line.text)
+        found = [*_names(parsed.message)]
+        own = parsed.program and parsed.host.startswith(f"{parsed.program}-")  # a pod: its program's name says enough
+        printers = ((parsed.program, 2.0),) if own else ((parsed.host, 2.0), (parsed.program, 2.0))
+        found += [(name, weight) for name, weight in printers if _valid(name)]
+        if '":' in line.text:
+            found += [(name, 2.0) for name in _FIELD.findall(line.text) if _valid(name)]
+        found += [(whole, weight * share) for name, weight in found for whole, share in _wholes(name)]
+        best: dict[str, float] = {}
+        for name, weight in found:
+            subject = 3.0 if kind is not None and telling > _TELLING and kind.search(name) else 0.0
+            best[name] = max(best.get(name, 0.0), weight + subject)
+        for name, weight in best.items():
+            scores[name] = max(scores.get(name, 0.0), weight * (0.3 + 0.7 * telling) + 3.0 * telling) + 0.1
     for name, weight in _names(alert):
         scores[name] = scores.get(name, 0.0) + weight
     if _valid(case.service):
-        scores[case.service] = scores.get(case.service, 0.0) + 2.0
+        scores[case.service] = scores.get(case.service, 0.0) + 0.5
     for name in scores:
-        if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", alert):
-            scores[name] += 3.0
+        if len(name) > 2 and re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", alert):
+            scores[name] += 1.0
         if name.lower() in _BYSTANDERS:
             scores[name] -= 4.0
         if _ADDRESS.match(name):
             scores[name] -= 2.0
     ranked = sorted(scores, key=lambda name: (-scores[name], name))
+    if case.service in ranked[MAX_ENTITIES:]:
+        ranked[MAX_ENTITIES - 1] = case.service
     return tuple(ranked[:MAX_ENTITIES])
+
+
+def _wholes(name: str) -> Iterable[tuple[str, float]]:
+    """What a name is a part of, and how likely that is meant: a pod's deployment, a file's folder, a run's job."""
+    if name.startswith("/"):
+        folder = name.rpartition("/")[0]
+        if folder.count("/") >= 2:
+            yield folder, 0.9
+        return
+    name, _, port = name.partition(":") if _PORT.search(name) else (name, "", "")
+    if port:
+        yield name, 1.0
+    for pattern, share in ((_OF_POD, 0.9), (_NUMBERED, 0.6)):
+        match = pattern.match(name)
+        if match is not None and _valid(match[1]):
+            yield match[1], share
 
 
 def _names(text: str) -> Iterable[tuple[str, float]]:
@@ -188,4 +323,6 @@ def _valid(name: str) -> bool:
         and _PATH_NOISE.match(name) is None
         and not name.isdigit()
         and "·" not in name
+        and _NO_NAME.search(name) is None
+        and name not in taxonomy.CATEGORIES
     )

@@ -19,6 +19,7 @@ from midwatch.copilot.model import Case, Evidence, EvidenceLine, Ranked
 from midwatch.copilot.parsing import clip, clip_around, find_level, parse
 from midwatch.copilot.reading import Digest, read, read_stream
 from midwatch.copilot.scoring import Scored, Verdict
+from midwatch.copilot.templates import Wording
 from midwatch.copilot.tokens import estimate_tokens
 from midwatch.copilot.wordings import TemplateStore
 
@@ -32,6 +33,11 @@ SMALL_BUDGET_TOKENS = 1_000
 SMALL_SHOWN_CHARS = 180
 """Within a small budget a line is cut earlier, so that more lines are shown."""
 _CONSIDERED = 400
+_ENOUGH = 6
+_WORTH_SHOWING = 0.0
+"""Least score of a line that is shown beside enough others."""
+_WORTH_A_SECOND = 4.0
+"""Least score of a line whose template is shown already."""
 
 _DEFANG = re.compile(r"<\|+|\|+>|</?(?:log|system|assistant|user|alert)\b|\[/?INST\]|###|```", re.IGNORECASE)
 _HEX = re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])([0-9a-f]{8})[0-9a-f-]{8,120}\b", re.IGNORECASE)
@@ -54,7 +60,7 @@ def build_evidence(
     kept between logs makes the next one cheap to read; a `baseline` says what the service prints when it is healthy.
     """
     started = time.perf_counter()
-    store = store or TemplateStore()
+    store = TemplateStore() if store is None else store
     digest = read(case.lines, store)
     return _choose_evidence(case, digest, store, budget_tokens, baseline, case.lines.__getitem__, started)
 
@@ -72,7 +78,7 @@ def read_evidence(
     `case` gives the alert's words; its own lines are not read. Line numbers are those of the whole stream.
     """
     started = time.perf_counter()
-    store = store or TemplateStore()
+    store = TemplateStore() if store is None else store
     digest = read_stream(lines, store)
     return _choose_evidence(case, digest, store, budget_tokens, baseline, digest.texts.__getitem__, started)
 
@@ -94,7 +100,7 @@ def _choose_evidence(  # noqa: PLR0917 - private, and each is a different thing
     budget = min(max(budget_tokens, 0), MAX_BUDGET_TOKENS)
     store.settle()
     verdict = scoring.weigh(case, digest)
-    scored = scoring.score(digest, verdict, baseline)
+    scored = scoring.score(case, digest, verdict, baseline)
     shown = _choose(scored, digest, budget, text)
     ids = {line.line_number - 1: line.id for line in shown}
     ranking = tuple(
@@ -108,20 +114,27 @@ def _choose_evidence(  # noqa: PLR0917 - private, and each is a different thing
     return Evidence(
         lines=shown,
         ranking=ranking,
-        entities=_entities(case, shown, verdict, ids),
+        entities=_entities(case, shown, verdict, scored, ids),
         total_lines=digest.total,
         total_templates=len(
-            {seen.shape.wording.template.id for seen in digest.seen.values() if seen.shape is not store.blank}
+            {seen.shape.wording.template.id for seen in digest.seen.values() if seen.shape.wording.words}
         ),
         tokens=sum(_cost(line) for line in shown),
         mining_ms=(time.perf_counter() - started) * 1000,
     )
 
 
-def _entities(case: Case, shown: Sequence[EvidenceLine], verdict: Verdict, ids: dict[int, str]) -> tuple[str, ...]:
+def _entities(
+    case: Case, shown: Sequence[EvidenceLine], verdict: Verdict, scored: Sequence[Scored], ids: dict[int, str]
+) -> tuple[str, ...]:
+    """Names on the shown lines; a line counts as it scored, and fully if the likeliest category stands on it."""
     first = verdict.ranking[0] if verdict.ranking else None
-    telling = {ids[at] for at in first.lines if at in ids} if first is not None else set()
-    return entities.find(case, shown, telling, first.category if first is not None else "")
+    best = max((one.score for one in scored), default=1.0) or 1.0
+    weights = {ids[one.at]: min(max(one.score / best, 0.0), 1.0) for one in scored if one.at in ids}
+    for at in first.lines if first is not None else ():
+        if at in ids:
+            weights[ids[at]] = 1.0
+    return entities.find(case, shown, weights, first.category if first is not None else "")
 
 
 def _choose(scored: list[Scored], digest: Digest, budget: int, text: Callable[[int], str]) -> tuple[EvidenceLine, ...]:
@@ -129,17 +142,18 @@ def _choose(scored: list[Scored], digest: Digest, budget: int, text: Callable[[i
     limit = SMALL_SHOWN_CHARS if budget < SMALL_BUDGET_TOKENS else MAX_SHOWN_CHARS
     by_place = {one.at: one for one in scored}
     wanted = _one_a_template(scored)
+    shown = {one.shape.wording.template.id for one in wanted}
     for position, one in zip((1, 4, 7), wanted[:3], strict=False):
         for near in scoring.neighbours(one.at, digest):
             beside = by_place.get(near) or Scored(near, digest.shape_at[near], one.count, 0.0)
-            if beside.score > -2 and beside not in wanted[:12]:
+            if beside.score > -2 and beside.shape.wording.template.id not in shown:
                 wanted.insert(min(position + 3, len(wanted)), beside)
     chosen: dict[int, EvidenceLine] = {}
     total = 0
     for one in wanted:
         if len(chosen) >= MAX_LINES_SHOWN:
             break
-        if one.at in chosen or one.shape.wording.words == ():
+        if one.at in chosen or one.shape.wording.words == () or (len(chosen) >= _ENOUGH and one.score < _WORTH_SHOWING):
             continue
         line = _show(one, text(one.at), limit)
         cost = _cost(line)
@@ -156,11 +170,15 @@ def _one_a_template(scored: list[Scored]) -> list[Scored]:
     best: list[Scored] = []
     others: list[Scored] = []
     used: set[int] = set()
+    said: set[Wording] = set()
     for one in scored[:_CONSIDERED]:
         template = one.shape.wording.template.id
-        (others if template in used else best).append(one)
+        if template not in used:
+            best.append(one)
+        elif one.shape.wording not in said and one.score >= _WORTH_A_SECOND:
+            others.append(one)
         used.add(template)
-    others = [one for one in others if one.score >= 4]
+        said.add(one.shape.wording)
     return best[:MAX_LINES_SHOWN] + others
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 Severity = Literal["critical", "high", "medium", "low", "info"]
 Action = Literal["accept", "escalate", "ask_person"]
+Verdict = Literal["right", "wrong"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,8 @@ class Diagnosis:
     """The answer. `confidence` is P(the category is right), fitted on labelled incidents if `calibrated`.
 
     `ranking` are the categories that were weighed, best first, with their probabilities and the lines behind them.
-    `heard` is what a model alone gave each category (those of half a percent or more; empty if none was asked).
+    `threshold` is the least confidence at which it would have been accepted. `heard` is what a model alone gave each
+    category (those of half a percent or more; empty if none was asked).
     `signals` are what the confidence was computed from (`confidence.py` names them); feedback refits it from them.
     `rejected_citations` counts ids the model named but was never shown. `tokens` is prompt plus answer.
     """
@@ -119,6 +121,7 @@ class Diagnosis:
     rejected_citations: int = 0
     escalated: bool = False
     note: str = ""
+    threshold: float = 0.5
     signals: dict[str, float] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
 
@@ -135,8 +138,45 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recalled:
+    """A runbook's section or a past incident that looked similar. Shown beside a diagnosis, never part of it.
+
+    `ref` names the runbook, or is the incident's number. `score` is the fused rank (1 where every ranking has it
+    first). `similarity` is 0 to 1: the cosine of the two texts where vectors are used, else the share of the question's
+    telling words. `steps` are what the section tells to do. `category` is what a person said of a past incident, ""
+    for a runbook.
+    """
+
+    kind: Literal["runbook", "incident"]
+    ref: str
+    title: str
+    score: float
+    similarity: float
+    excerpt: str
+    section: str = ""
+    url: str = ""
+    steps: tuple[str, ...] = ()
+    category: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """What a person says of an incident's diagnosis. `category` is the true cause, "" where it was not stated.
+
+    `version` is the number of the diagnosis that was judged; `at` is seconds since the epoch.
+    """
+
+    incident_id: int
+    verdict: Verdict
+    category: str = ""
+    note: str = ""
+    version: int = 0
+    at: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What triage gives back: the evidence that was read and the diagnosis made from it.
+    """What triage gives back: the evidence that was read, the diagnosis made from it, and what looked similar.
 
     `first` is what the local model had said where a bigger one was asked afterwards; both are kept.
     """
@@ -144,6 +184,7 @@ class Finding:
     evidence: Evidence
     diagnosis: Diagnosis
     first: Diagnosis | None = None
+    recalled: tuple[Recalled, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,3 +213,4 @@ class IncidentView:
     finding: Finding | None = None
     reasons: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
+    feedback: Feedback | None = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot.parsing import clip
-from midwatch.copilot.wordings import Shape, TemplateStore
+from midwatch.copilot.wordings import Room, Shape, TemplateStore
 
 CHUNK_LINES = 20_000
 MAX_KEPT_CHARS = 2_000
@@ -22,6 +22,8 @@ MAX_KEPT_CHARS = 2_000
 MAX_KEPT_LINES = 60_000
 AROUND = 2
 """Lines that are kept before and after one that may matter."""
+BEFORE_END = 16
+"""Lines that are kept before the first error that a build server gives."""
 MAX_TRACE_LINES = 120
 
 _FOREIGN = re.compile(
@@ -62,6 +64,7 @@ class Reader:
         store.begin()
         self.digest = Digest()
         self._store = store
+        self._room = Room()
 
     def feed(self, lines: Sequence[str]) -> None:
         """Read further lines of the log."""
@@ -70,7 +73,7 @@ class Reader:
             lines = [line.replace("\n", " ") for line in lines]
             raw = "\n".join(lines).encode("utf-8", "replace")
         if lines:
-            self._note(self._store.shapes(raw, len(lines), lines.__getitem__), lines.__getitem__)
+            self._note(self._store.shapes(raw, len(lines), lines.__getitem__, self._room), lines.__getitem__)
 
     def feed_bytes(self, lines: Sequence[bytes]) -> None:
         """Read further lines, none of which holds a newline, as a file has them."""
@@ -79,7 +82,7 @@ class Reader:
             return lines[index].decode("utf-8", "replace")
 
         if lines:
-            self._note(self._store.shapes(b"\n".join(lines), len(lines), text), text)
+            self._note(self._store.shapes(b"\n".join(lines), len(lines), text, self._room), text)
 
     def _note(self, shapes: list[Shape], text: Callable[[int], str]) -> None:
         digest, start, end = self.digest, self.digest.total, len(shapes)
@@ -91,15 +94,22 @@ class Reader:
             known = digest.seen.get(shape)
             if known is not None:
                 known.count += count
+                if shape.change and known.last != known.first:
+                    digest.texts.pop(known.last, None)
                 known.last = start + last[shape]
+                if shape.change:
+                    self._keep(last[shape], shapes, text)
                 continue
             place = first[shape]
             digest.seen[shape] = Seen(shape, count, start + place, start + last[shape])
             if len(digest.texts) >= MAX_KEPT_LINES:
                 continue
             self._keep(place, shapes, text)
+            if shape.change:
+                self._keep(last[shape], shapes, text)
             if matters(shape):
-                for near in range(max(place - AROUND, 0), min(place + AROUND + 1, end)):
+                before = BEFORE_END if shape.end_of_build else AROUND
+                for near in range(max(place - before, 0), min(place + AROUND + 1, end)):
                     self._keep(near, shapes, text)
                 if shape.exception or shape.frame:
                     self._keep_own_frame(place, shapes, text)

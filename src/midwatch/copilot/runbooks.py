@@ -7,6 +7,7 @@ that a search finds the paragraph and not the book.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ SUFFIXES = (".md", ".markdown", ".txt")
 MAX_FILE_BYTES = 1_000_000
 MAX_SECTION_CHARS = 1_500
 """About the 256 tokens that the sentence encoder reads."""
-MAX_NAME_CHARS = 300
 MAX_STEP_CHARS = 200
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
@@ -26,7 +26,9 @@ _FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LINK = re.compile(r"!?\[([^\]\n]{0,300})\]\([^)\n]{0,1000}\)")
 _ITEM = re.compile(r"^\s{0,6}(?:[-*+]|\d{1,2}[.)])\s+(.*)$")
-_PROMPT = re.compile(r"^\s*[$#>]\s+")
+_PROMPT = re.compile(r"^\s*\$\s+")
+_FENCE = re.compile(r"^\s*(?:```+|~~~+)\s*(\w*)")
+_SHELLS = {"sh", "shell", "bash", "zsh", "console"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Runbook:
-    """A runbook. `name` is its path below the folder it was added from, without the suffix; it names one runbook.
+    """A runbook. `name` is its path below the folder it was added from, without `.md`; no two have the same.
 
     `url` is where people read it ("" if it is only here); `digest` says whether a file has changed.
     """
@@ -57,6 +59,8 @@ def read_runbooks(path: Path, *, base_url: str = "") -> list[Runbook]:
     `base_url` is put before a file's path to link to it. Raises `RequestError` for a path that holds none, and for a
     file that is too large.
     """
+    if base_url and not base_url.startswith(("http://", "https://")):
+        raise RequestError(f"{base_url} is no link.", "Give it as https://HOST/PATH.")
     if path.is_file():
         files, root = [path], path.parent
     elif path.is_dir():
@@ -85,7 +89,7 @@ def _read(file: Path, inside: Path, base_url: str) -> Runbook:
             f"{file} is larger than {MAX_FILE_BYTES:,} bytes.", "Split it, or keep it out of the folder."
         )
     data = file.read_bytes()
-    name = inside.with_suffix("").as_posix()[:MAX_NAME_CHARS]
+    name = (inside.with_suffix("") if inside.suffix == ".md" else inside).as_posix()
     title, sections = split(data.decode("utf-8", "replace"))
     return Runbook(
         name=name,
@@ -126,7 +130,7 @@ def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
     from markdown_it import MarkdownIt
 
     tokens = MarkdownIt("commonmark").parse(text)
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in itertools.pairwise(tokens):
         if token.type == "heading_open" and token.map is not None and token.level == 0:
             yield token.map[0], token.map[1], int(token.tag[1:]), plain(inline.content)
 
@@ -151,18 +155,33 @@ def plain(text: str) -> str:
 
 
 def steps(section: str) -> tuple[str, ...]:
-    """What a section tells to do: its list items and the commands of its code blocks, else its first sentence."""
+    """What a section tells to do: its list items and commands, in order, or else its first sentence.
+
+    Commands are the lines of a code block after a prompt (`$ df -h`), or the first line of a block of a shell.
+    """
     found: list[str] = []
-    in_code = False
-    for line in section.split("\n"):
-        if line.lstrip().startswith(("```", "~~~")):
-            in_code = not in_code
-        elif in_code and _PROMPT.match(line):
-            found.append(f"`{_PROMPT.sub('', line).strip()}`")
-        elif not in_code and (item := _ITEM.match(line)) and item[1].strip():
+    prose: list[str] = []
+    code: list[str] | None = None
+    shell = False
+    for line in [*section.split("\n"), ""]:
+        fence = _FENCE.match(line)
+        if fence is not None and code is None:
+            code, shell = [], fence[1].lower() in _SHELLS
+        elif fence is not None and code is not None:
+            prompted = [_PROMPT.sub("", item) for item in code if _PROMPT.match(item)]
+            found += [_command(item) for item in prompted or (code[:1] if shell else [])]
+            code = None
+        elif code is not None:
+            code += [line] if line.strip() and not line.lstrip().startswith("#") else []
+        elif (item := _ITEM.match(line)) and item[1].strip():
             found.append(plain(item[1]))
+        else:
+            prose.append(line)
     if not found:
-        prose = plain(re.sub(r"(?s)(```|~~~).*?(\1|\Z)", " ", section))
-        first = re.split(r"(?<=[.!?])\s", prose, maxsplit=1)[0]
+        first = re.split(r"(?<=[.!?])\s", plain(" ".join(prose)), maxsplit=1)[0]
         found = [first] if first else []
     return tuple(step if len(step) <= MAX_STEP_CHARS else step[: MAX_STEP_CHARS - 1] + "…" for step in found)
+
+
+def _command(line: str) -> str:
+    return line.strip() if "`" in line else f"`{line.strip()}`"

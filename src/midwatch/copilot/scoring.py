@@ -16,14 +16,34 @@ from dataclasses import dataclass
 from midwatch.copilot import rules, signatures
 from midwatch.copilot.baseline import Baseline
 from midwatch.copilot.model import Case
-from midwatch.copilot.reading import Digest, Seen
+from midwatch.copilot.reading import BEFORE_END, Digest, Seen
 from midwatch.copilot.signatures import Hit, Signal
 from midwatch.copilot.wordings import Shape
 
 _LEVEL_SCORE = {"critical": 5.0, "error": 4.0, "warning": 1.5, "debug": -1.0}
+_ALERT_WORDS = frozenset(
+    (
+        "alert",
+        "high",
+        "critical",
+        "warning",
+        "error",
+        "errors",
+        "failed",
+        "with",
+        "from",
+        "that",
+        "this",
+        "than",
+        "been",
+        "rate",
+    )
+)
+MAX_SEEN_NEIGHBOUR = 3
+"""A neighbour that is seen more often than this says nothing about the line beside it."""
 _ENDS = 400
 """Shapes at each end of a log in which a build server's words are looked for."""
-_BUILD_TAIL = 14
+_BUILD_TAIL = BEFORE_END
 """Lines before a build's own first error that are its likeliest causes."""
 
 
@@ -80,25 +100,34 @@ def weigh(case: Case, digest: Digest) -> Verdict:
     return Verdict(ranking, placed, rollout, ci, end if ci else None)
 
 
-def score(digest: Digest, verdict: Verdict, baseline: Baseline | None) -> list[Scored]:
+def score(  # noqa: PLR0912 - one term of the sum after another
+    case: Case, digest: Digest, verdict: Verdict, baseline: Baseline | None
+) -> list[Scored]:
     """Every kept line with its score, the best first."""
     worth = _worth(verdict)
+    end = digest.total if verdict.end_of_build is None else verdict.end_of_build
+    about = _about(case)
     templates: Counter[int] = Counter()
     for one in digest.seen.values():
         templates[one.shape.wording.template.id] += one.count
-    first_error = min(
-        (one.first for one in digest.seen.values() if one.shape.level in ("error", "critical")), default=None
-    )
+    first_error = next((one.first for one in digest.seen.values() if _severe(one) and not _habitual(one, digest)), None)
     own_frames = set(digest.frames.values())
     roots = _roots(digest)
+    step = max((one.first for one in digest.seen.values() if one.shape.step and one.first < end), default=0)
     scored: list[Scored] = []
     for one in digest.seen.values():
         shape = one.shape
         count = templates[shape.wording.template.id]
-        value = _LEVEL_SCORE.get(shape.level, 0.0) + worth.get(one.first, 0.0) + 2.0 / (1 + math.log2(count))
-        value += _unusual(one, digest.total, baseline)
+        value = _severity(shape) + worth.get(one.first, 0.0) + 2.0 / (1 + math.log2(count))
+        value += _unusual(one, digest, baseline)
+        if about and one.first in digest.texts:
+            value += _relevance(digest.texts[one.first], about)
         if one.first == first_error:
             value += 2.5
+        if shape.detail and not verdict.ci:
+            value += 1.5
+        if shape.change and not _habitual(one, digest):
+            value += 1.5
         if shape.exception:
             value += 3.5 + roots.get(one.first, 0.0)
         elif shape.frame:
@@ -107,13 +136,20 @@ def score(digest: Digest, verdict: Verdict, baseline: Baseline | None) -> list[S
             value -= 4.0
         if shape.source:
             value -= 3.0
-        if verdict.end_of_build is not None:
-            value += _near_end(one.first, verdict.end_of_build)
-        scored.append(Scored(one.first, shape, count, value))
+        if verdict.ci:
+            value += _in_build(one.first, shape, step, verdict.end_of_build)
+        back = shape.change and first_error is not None and one.first < first_error < one.last
+        scored.append(Scored(one.last if back else one.first, shape, count, value))
     known = {one.at for one in scored}
     for at in own_frames - known:
         shape = digest.shape_at[at]
         scored.append(Scored(at, shape, templates[shape.wording.template.id], 2.0))
+    if verdict.ci and verdict.end_of_build is not None:
+        for at in range(max(end - _BUILD_TAIL, step), end):  # lines that were printed before, but now by what failed
+            again = digest.shape_at.get(at)
+            if again is not None and at not in known and not again.noise and not again.frame:
+                value = _severity(again) + _in_build(at, again, step, end)
+                scored.append(Scored(at, again, templates[again.wording.template.id], value))
     scored.sort(key=lambda one: (-one.score, one.at))
     return scored
 
@@ -134,24 +170,68 @@ def _worth(verdict: Verdict) -> dict[int, float]:
     return worth
 
 
-def _unusual(one: Seen, total: int, baseline: Baseline | None) -> float:
+def _severity(shape: Shape) -> float:
+    """What the level says, and the words where the level says little."""
+    level = _LEVEL_SCORE.get(shape.level, 0.0)
+    return max(level, 0.0) + (2.5 if level < 2 else 0.5) if shape.trouble else level
+
+
+def _severe(one: Seen) -> bool:
+    return one.shape.level in ("error", "critical")
+
+
+def _habitual(one: Seen, digest: Digest) -> bool:
+    """Whether a line keeps coming from the beginning of a log to its end, as what a service prints on any day does."""
+    quarter = digest.total // 4
+    return digest.total >= 40 and one.count >= 3 and one.first < quarter and one.last >= digest.total - quarter
+
+
+def _unusual(one: Seen, digest: Digest, baseline: Baseline | None) -> float:
     """Novelty against the service's own baseline, or against the log's own beginning, and bursts."""
-    value = 0.0
+    value, total = 0.0, digest.total
     if baseline is not None:
         times = baseline.times_as_often(one.shape, one.count, total)
         value += 1.5 if times is None else -2.0 if times < 5 else 1.0
+    elif _habitual(one, digest):
+        value -= 2.0
     elif total >= 100 and one.first > 0.2 * total:
         value += 0.5
-    if one.count >= 5 and one.shape.level in ("warning", "error", "critical"):
+    if one.count >= 5 and (one.shape.level in ("warning", "error", "critical") or one.shape.trouble):
         density = one.count / (one.last - one.first + 1)
         value += density * min(math.log2(one.count) / 6, 1.0)
     return value
 
 
-def _near_end(at: int, end: int) -> float:
-    """A build stops soon after it fails: what stands just before its end counts more."""
+def _about(case: Case) -> list[tuple[str, float]]:
+    """What an alert names, in lower case, and what it is worth to a line that names it too."""
+    words = dict.fromkeys(
+        word.strip(".,:;!?()[]\"'").lower() for word in f"{case.title} {case.message}"[:400].split() if len(word) > 3
+    )
+    named = [(word, 0.5) for word in words if word not in _ALERT_WORDS][:16]
+    return ([(case.service.lower(), 0.5)] if case.service else []) + named
+
+
+def _relevance(text: str, about: Sequence[tuple[str, float]]) -> float:
+    lower = text.lower()
+    return min(sum(worth for word, worth in about if word in lower), 1.5)
+
+
+def _in_build(at: int, shape: Shape, step: int, end: int | None) -> float:
+    """A build stops soon after it fails: what its last step printed just before counts, what was set up does not."""
+    says = bool(shape.hits) or shape.trouble or shape.exception
+    if shape.detail:
+        return 3.0
+    if rules.PASSED.search(" ".join(shape.wording.words).lower()) is not None:
+        return -3.0
+    if end is None:
+        return 0.0 if says else -1.5
+    if at > end:
+        return 0.0 if says and not shape.source else -2.0
     before = end - at
-    return 2.0 - before / _BUILD_TAIL if 0 <= before <= _BUILD_TAIL else 0.0
+    near = 3.5 * (1 - before / (_BUILD_TAIL + 1)) if before <= _BUILD_TAIL and at >= step else 0.0
+    if at == step:
+        return max(near, 1.5)
+    return near if says or near else -2.5
 
 
 def _roots(digest: Digest) -> dict[int, float]:
@@ -167,9 +247,12 @@ def _roots(digest: Digest) -> dict[int, float]:
 
 
 def neighbours(at: int, digest: Digest) -> Sequence[int]:
-    """Places beside a line that were kept and say something."""
+    """Places beside a line that were kept and say something that the log does not say all the time."""
     return [
         near
         for near in (at - 1, at + 1)
-        if near in digest.shape_at and not digest.shape_at[near].noise and not digest.shape_at[near].frame
+        if near in digest.shape_at
+        and not digest.shape_at[near].noise
+        and not digest.shape_at[near].frame
+        and digest.seen[digest.shape_at[near]].count <= MAX_SEEN_NEIGHBOUR
     ]

@@ -1,4 +1,4 @@
-"""The hooks: verify, parse, keep, answer. And `/healthz`, `/metrics`.
+"""The hooks: verify, parse, keep, answer. And verdicts on incidents, `/healthz`, `/metrics`.
 
 A hook answers 202 (Loki: 204) only after the commit. Every refusal is
 `{"error": {"message": ..., "next_step": ...}}` with a status that says who is to act.
@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -20,7 +21,9 @@ from starlette.routing import Route
 from midwatch.copilot.intake import SOURCES, Source
 from midwatch.copilot.intake.auth import check_caller, check_signature
 from midwatch.copilot.intake.body import decompress, read_bounded
+from midwatch.copilot.intake.source import json_object
 from midwatch.copilot.metrics import Metrics
+from midwatch.copilot.model import Feedback
 from midwatch.copilot.placing import Prepared, prepare
 from midwatch.copilot.store import Store, StoreError
 from midwatch.errors import MidwatchError, RequestError, SettingsError
@@ -28,6 +31,9 @@ from midwatch.settings import Settings
 
 BODY_DEADLINE_S = 30.0
 RETRY_AFTER_S = 5
+FEEDBACK = "feedback"
+MAX_FEEDBACK_BYTES = 20_000
+_FEEDBACK_EXAMPLE = '{"verdict": "wrong", "category": "dns_resolution", "note": "The resolver was down."}'
 MAX_BODIES_IN_FLIGHT = 8
 """Bodies of the largest allowed size that may be in memory at once; more are told to come back."""
 _SMALL_BYTES = 65_536  # a smaller body is parsed sooner than a thread is asked
@@ -40,7 +46,7 @@ def hook_routes(store: Store, settings: Settings, metrics: Metrics) -> list[Rout
 
     Raises `SettingsError` where secrets are set for a hook that there is not.
     """
-    names = {source.name for source in SOURCES}
+    names = {source.name for source in SOURCES} | {FEEDBACK}
     if wrong := sorted(set(settings.sources) - names):
         raise SettingsError(
             f"sources.{wrong[0]} is the secret of no hook, so that hook would stay without one.",
@@ -49,6 +55,43 @@ def hook_routes(store: Store, settings: Settings, metrics: Metrics) -> list[Rout
     gate = _Gate(settings.app.max_body_bytes * MAX_BODIES_IN_FLIGHT)
     routes = [Route(source.path, _hook(source, store, settings, metrics, gate), methods=["POST"]) for source in SOURCES]
     return [*routes, Route("/hooks/{source}", _no_such_hook, methods=["GET", "POST", "PUT"])]
+
+
+def feedback_routes(store: Store, settings: Settings) -> list[Route]:
+    """`POST /api/incidents/{id}/feedback`: a person's verdict, as JSON (which no page from elsewhere can send).
+
+    Who may is set by `sources.feedback`, as for a hook.
+    """
+
+    async def say(request: Request) -> Response:
+        try:
+            feedback = await _read_feedback(request, settings)
+            kept = await store.add_feedback(feedback)
+        except RequestError as error:
+            return error_response(error, error.status)
+        except StoreError as error:
+            return error_response(error, 503)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        return _json({"feedback": asdict(kept)}, 201)
+
+    return [Route("/api/incidents/{id:int}/feedback", say, methods=["POST"])]
+
+
+async def _read_feedback(request: Request, settings: Settings) -> Feedback:
+    """The verdict that a caller sends. Raises `RequestError`."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers.raw}
+    secrets = settings.sources.get(FEEDBACK)
+    check_caller(secrets, FEEDBACK, headers, request.client.host if request.client else None)
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestError("A verdict is sent as application/json.", f"Send {_FEEDBACK_EXAMPLE}.", status=415)
+    raw = await read_bounded(request.stream(), headers.get("content-length"), MAX_FEEDBACK_BYTES)
+    check_signature(secrets, FEEDBACK, headers, raw)
+    document = json_object(raw, example=_FEEDBACK_EXAMPLE)
+    verdict, category, note = (document.get(key, "") for key in ("verdict", "category", "note"))
+    if verdict not in ("right", "wrong") or not isinstance(category, str) or not isinstance(note, str):
+        raise RequestError("`verdict` must be right or wrong, the rest text.", f"Send {_FEEDBACK_EXAMPLE}.", status=422)
+    return Feedback(incident_id=request.path_params["id"], verdict=verdict, category=category, note=note)
 
 
 def health_routes(store: Store, metrics: Metrics, is_working: Callable[[], bool]) -> list[Route]:

@@ -15,12 +15,14 @@ from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 
-from midwatch.copilot import claims, placing, views
+from midwatch.copilot import claims, memory, placing, views
 from midwatch.copilot.claims import Claim, Failure, Message, Outcome, Sent
 from midwatch.copilot.commits import GroupCommit
 from midwatch.copilot.incidents import Rules
-from midwatch.copilot.model import Case, Event, IncidentView
+from midwatch.copilot.memory import Added, PastIncident, Vectors
+from midwatch.copilot.model import Case, Event, Feedback, IncidentView
 from midwatch.copilot.placing import Prepared, Receipt, prepare
+from midwatch.copilot.runbooks import Runbook
 from midwatch.copilot.tables import StoreError, connect, store_error
 from midwatch.copilot.views import Totals
 from midwatch.settings import CopilotSettings
@@ -112,6 +114,44 @@ class Store:
         """Forget log lines older than `log_retention_hours`. Returns how many pushes were forgotten."""
         return await self._writer.run(self._prune, None)
 
+    # -- what is kept for the next time --------------------------------------------------------------------------
+
+    async def add_runbooks(self, runbooks: Sequence[Runbook]) -> Added:
+        """Keep runbooks, all or none; one of a known name replaces it."""
+        return await self._writer.run(self._add_runbooks, runbooks)
+
+    async def remove_runbooks(self, name: str) -> int:
+        """Forget a runbook, or those of a folder. Returns how many there were."""
+        return await self._writer.run(self._remove_runbooks, name)
+
+    async def add_feedback(self, feedback: Feedback) -> Feedback:
+        """Keep a person's verdict on an incident. Raises `RequestError` where it fits none."""
+        return await self._writer.run(self._add_feedback, feedback)
+
+    def keep_vectors(self, vectors: Vectors) -> None:
+        """Keep vectors, so that no text is encoded twice. Blocks until they are on disk."""
+        self._writer.submit(self._add_vectors, vectors).result()
+
+    def runbooks(self) -> list[Runbook]:
+        """Every runbook with its sections, by name."""
+        return self._read(memory.list_runbooks)
+
+    def feedback(self) -> list[Feedback]:
+        """The last verdict on each incident that has one, the newest first."""
+        return self._read(memory.list_feedback)
+
+    def past_incidents(self) -> list[PastIncident]:
+        """The incidents whose cause a person vouched for, the newest first."""
+        return self._read(memory.past_incidents)
+
+    def memory_revision(self) -> tuple[object, ...]:
+        """Differs once a runbook or a verdict has changed, by whichever process."""
+        return self._read(memory.revision)
+
+    def vectors(self, model: str, digests: Sequence[str]) -> dict[str, bytes]:
+        """The kept vectors of a model by the hash of their text."""
+        return self._read(lambda connection: memory.known_vectors(connection, model, digests))
+
     # -- what others read ----------------------------------------------------------------------------------------
 
     def list_incidents(
@@ -197,6 +237,20 @@ class Store:
 
     def _prune(self, connection: sa.Connection, batch: Sequence[None]) -> list[int]:
         return [claims.prune_logs(connection, self._clock() - self._retention_s) for _ in batch]
+
+    def _add_runbooks(self, connection: sa.Connection, batch: Sequence[Sequence[Runbook]]) -> list[Added]:
+        return [memory.add_runbooks(connection, runbooks, self._clock()) for runbooks in batch]
+
+    def _remove_runbooks(self, connection: sa.Connection, batch: Sequence[str]) -> list[int]:
+        return [memory.remove_runbooks(connection, name) for name in batch]
+
+    def _add_feedback(self, connection: sa.Connection, batch: Sequence[Feedback]) -> list[Feedback]:
+        return [memory.add_feedback(connection, feedback, self._clock()) for feedback in batch]
+
+    def _add_vectors(self, connection: sa.Connection, batch: Sequence[Vectors]) -> list[None]:
+        for found in batch:
+            memory.add_vectors(connection, found)
+        return [None] * len(batch)
 
     def _read(self, query: Callable[[sa.Connection], T]) -> T:
         try:

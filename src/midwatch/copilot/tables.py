@@ -2,6 +2,8 @@
 
 incidents ← events (one row per distinct delivery) ← alerts (the latest of each named thing)
 incidents ← logs (one compressed row per push) · diagnoses (one row per version, with the log that was read) · outbox
+incidents ← feedback (what people said of a diagnosis; the latest counts) · runbooks ← runbook_sections
+vectors (of any text, by its hash: computed once)
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from midwatch.errors import MidwatchError, SettingsError
 
 SCHEMA_VERSION = 1
+"""Rises where an older Midwatch could no longer use the tables; one that only adds tables leaves it."""
 _PAGE_BYTES = 4096
 _BUSY_MS = 5_000
 
@@ -156,6 +159,49 @@ outbox = sa.Table(
     _text("last_error", ""),
     sa.UniqueConstraint("incident_id", "channel", "version"),
     sa.Index("outbox_by_due", "state", "due_at"),
+)
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    _id(),
+    _incident(nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    _text("verdict"),
+    _text("category", ""),
+    _text("note", ""),
+    _time("made_at"),
+    sa.Index("feedback_by_incident", "incident_id"),
+)
+
+runbooks = sa.Table(
+    "runbooks",
+    metadata,
+    _id(),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    _text("title"),
+    _text("url", ""),
+    _text("digest"),
+    _time("added_at"),
+)
+
+runbook_sections = sa.Table(
+    "runbook_sections",
+    metadata,
+    _id(),
+    sa.Column("runbook_id", _ID, sa.ForeignKey("runbooks.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    _text("heading", ""),
+    _text("text"),
+    sa.UniqueConstraint("runbook_id", "position"),
+)
+
+vectors = sa.Table(
+    "vectors",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
 )
 
 

@@ -10,28 +10,34 @@ answers are kept. Without a usable answer the rules alone make the diagnosis and
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from midwatch.copilot import answers, confidence, opinion, prompt, taxonomy
+from midwatch.copilot import answers, confidence, opinion, prompt, recalled, taxonomy
 from midwatch.copilot.answers import Answer
 from midwatch.copilot.confidence import Calibration, Judgement
 from midwatch.copilot.evidence import build_evidence
-from midwatch.copilot.model import Action, Case, Citation, Diagnosis, Evidence, Finding, Ranked
+from midwatch.copilot.model import Action, Case, Citation, Diagnosis, Evidence, Finding, Ranked, Recalled
 from midwatch.copilot.opinion import Opinion
 from midwatch.copilot.prompt import Question
 from midwatch.copilot.redact import redact_request, restore_value
-from midwatch.errors import ProviderError
+from midwatch.errors import MidwatchError, ProviderError
 from midwatch.gateway.providers import Provider
 from midwatch.gateway.wire import ChatRequest, Completion
 from midwatch.settings import CopilotSettings
+
+if TYPE_CHECKING:
+    from midwatch.copilot.recall import Recall
 
 RULES_PROVIDER = "rules"
 HEARD = 0.005
 """The least share of a model's opinion that is kept."""
 RANKED = 6
 """Categories of the ranking that are kept."""
+_log = logging.getLogger("midwatch.copilot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +85,13 @@ class Triage:
         escalation: Provider | None,
         settings: CopilotSettings,
         options: Options | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self._local = local
         self._escalation = escalation
         self._settings = settings
         self._options = options or Options()
+        self._recall = recall
 
     async def diagnose(self, case: Case) -> Finding:
         """Evidence and diagnosis of a case.
@@ -99,25 +107,37 @@ class Triage:
         """The diagnosis from evidence that is already gathered (`started`: `time.perf_counter()` at its beginning)."""
         began = time.perf_counter() - evidence.mining_ms / 1000 if started is None else started
         bill = _Bill()
+        similar = await self._look_back(case, evidence)
         first = await self._ask_local(case, evidence, bill, began)
         if first.action != "escalate" or self._escalation is None:
-            return Finding(evidence=evidence, diagnosis=first)
+            return _finding(evidence, first, similar)
         try:
-            better = await self._escalate(case, evidence, bill, began)
+            better = await self._escalate(case, evidence, similar, bill, began)
         except ProviderError as error:
             note = f"{first.note} The escalation host failed ({error.what}); this is the local answer.".strip()
             latency_ms = (time.perf_counter() - began) * 1000
             failed = replace(first, action="ask_person", note=note, latency_ms=latency_ms)
-            return Finding(evidence=evidence, diagnosis=failed)
-        return Finding(evidence=evidence, diagnosis=better, first=first)
+            return _finding(evidence, failed, similar)
+        return _finding(evidence, better, similar, first=first)
 
     async def explain_by_rules(
         self, case: Case, evidence: Evidence, reason: str, *, started: float | None = None
     ) -> Finding:
         """The rules' diagnosis without asking anyone; `reason` says why and becomes the note."""
-        finding = await Triage(None, None, self._settings, self._options).explain(case, evidence, started=started)
+        rules = Triage(None, None, self._settings, self._options, self._recall)
+        finding = await rules.explain(case, evidence, started=started)
         note = " ".join(part for part in (reason, finding.diagnosis.note) if part)
         return replace(finding, diagnosis=replace(finding.diagnosis, note=note))
+
+    async def _look_back(self, case: Case, evidence: Evidence) -> tuple[Recalled, ...]:
+        """What looks similar. It only helps, so a memory that cannot be read never stops a diagnosis."""
+        if self._recall is None:
+            return ()
+        try:
+            return await asyncio.to_thread(self._recall.find, case, evidence)
+        except MidwatchError as error:
+            _log.warning("triage: nothing could be recalled: %s", error)
+            return ()
 
     async def _ask_local(self, case: Case, evidence: Evidence, bill: _Bill, began: float) -> Diagnosis:
         """What the rules and the local model say together."""
@@ -154,10 +174,22 @@ class Triage:
                 bill.add(item)
         return answer, opinion.read([completion.logprobs, *(item.logprobs for item in drawn)])
 
-    async def _escalate(self, case: Case, evidence: Evidence, bill: _Bill, began: float) -> Diagnosis:
-        """What the bigger model says. Raises `ProviderError` if it says nothing usable."""
+    async def _escalate(
+        self, case: Case, evidence: Evidence, similar: Sequence[Recalled], bill: _Bill, began: float
+    ) -> Diagnosis:
+        """What the bigger model says; asked again without notes where it says what they speak for.
+
+        Raises `ProviderError` if it says nothing usable.
+        """
+        notes = recalled.as_prompt(similar)
+        noted = await self._ask_bigger(case, evidence, notes, bill, began)
+        if not notes or noted.category not in recalled.suggested(similar):
+            return noted
+        return recalled.settle(noted, await self._ask_bigger(case, evidence, "", bill, began))
+
+    async def _ask_bigger(self, case: Case, evidence: Evidence, notes: str, bill: _Bill, began: float) -> Diagnosis:
         assert self._escalation is not None
-        answer, completion = await _ask(self._escalation, prompt.ask_full(case, evidence), evidence)
+        answer, completion = await _ask(self._escalation, prompt.ask_full(case, evidence, notes), evidence)
         bill.add(completion)
         if answer is None:
             raise ProviderError(f"{self._escalation.name} did not answer with a JSON object.", retryable=False)
@@ -194,6 +226,7 @@ class Triage:
             bill,
             replace(judged, confidence=round(certain, 4)),
             heard=heard,
+            threshold=threshold,
             action=confidence.action_of(certain, threshold, can_escalate=can_escalate),
             escalated=column == "escalated",
             notes=[*notes, *([final.note] if final.note else [])],
@@ -229,6 +262,14 @@ async def _complete(provider: Provider, request: ChatRequest) -> Completion:
     return await provider.complete(redact_request(request)[0] if provider.remote else request)
 
 
+def _finding(
+    evidence: Evidence, diagnosis: Diagnosis, similar: tuple[Recalled, ...], first: Diagnosis | None = None
+) -> Finding:
+    """The finding, with the steps of similar runbooks, each naming its source, after those of the category."""
+    steps = (*diagnosis.next_steps, *recalled.steps_of(similar))
+    return Finding(evidence=evidence, diagnosis=replace(diagnosis, next_steps=steps), first=first, recalled=similar)
+
+
 def _diagnosis(
     evidence: Evidence,
     answer: Answer,
@@ -236,6 +277,7 @@ def _diagnosis(
     judged: Judgement,
     *,
     heard: Opinion | None,
+    threshold: float,
     action: Action,
     escalated: bool,
     notes: list[str],
@@ -271,6 +313,7 @@ def _diagnosis(
         rejected_citations=answer.rejected,
         escalated=escalated,
         note=" ".join(notes),
+        threshold=round(threshold, 4),
         signals=judged.signals,
         heard={} if heard is None else {k: round(v, 4) for k, v in heard.shares.items() if v >= HEARD},
     )

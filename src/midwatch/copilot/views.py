@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from midwatch.copilot import codec
+from midwatch.copilot import codec, memory
 from midwatch.copilot.incidents import SEVERITY_RANK
 from midwatch.copilot.intake.labels import UNKNOWN_SERVICE
 from midwatch.copilot.model import Case, IncidentView, Severity
@@ -82,7 +82,8 @@ def incident(connection: sa.Connection, incident_id: int, window_s: float) -> In
         return None
     told = _notifications(connection, [row.id])
     lines = codec.unpack_lines(row.lines) if row.lines is not None else _case_lines(connection, row, window_s)
-    return _view(row, told.get(row.id, (None, "")), tuple(_reasons(connection, incident_id)), lines)
+    view = _view(row, told.get(row.id, (None, "")), tuple(_reasons(connection, incident_id)), lines)
+    return replace(view, feedback=memory.latest_feedback(connection, incident_id))
 
 
 def case(connection: sa.Connection, incident_id: int, window_s: float) -> Case:

@@ -1,4 +1,4 @@
-"""Lay out one incident: the log around the cited lines, and where the time went. Pure functions of a view."""
+"""Lay out one incident: the log around the cited lines, what looked similar, where the time went. Pure functions."""
 
 from __future__ import annotations
 
@@ -54,6 +54,18 @@ class Span:
     start: float
     width: float
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similar:
+    """A runbook or a past incident beside the answer. `link` is "" where there is nowhere safe to go."""
+
+    what: str
+    title: str
+    link: str
+    similarity: float
+    excerpt: str
+    category: str = ""
 
 
 class _Log:
@@ -139,6 +151,30 @@ def _citations_alone(view: IncidentView) -> list[Stretch]:
         )
         for item in sorted(citations, key=lambda item: item.line_number)
     ]
+
+
+def similar(view: IncidentView) -> list[Similar]:
+    """What looked similar when the incident was diagnosed, without the incident itself."""
+    recalled = view.finding.recalled if view.finding else ()
+    found = []
+    for item in recalled:
+        if item.kind == "runbook":
+            what = f"Runbook{', ' if item.section else ''}{item.section}"
+            link = item.url if item.url.startswith(("http://", "https://")) else ""
+        else:
+            what, link = f"Incident {item.ref}", f"/incidents/{item.ref}"
+        if (item.kind, item.ref) != ("incident", str(view.id)):
+            found.append(
+                Similar(
+                    what=what,
+                    title=item.title,
+                    link=link,
+                    similarity=item.similarity,
+                    excerpt=item.excerpt,
+                    category=item.category,
+                )
+            )
+    return found
 
 
 def waterfall(view: IncidentView) -> list[Span]:

@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from midwatch.copilot.model import IncidentView
 from midwatch.dashboard import words
 from midwatch.dashboard.feed import Change, Snapshot
-from midwatch.dashboard.incident_page import stretches, waterfall
+from midwatch.dashboard.incident_page import similar, stretches, waterfall
 from midwatch.dashboard.reader import Totals
 from midwatch.dashboard.static_files import asset
 from midwatch.settings import Settings
@@ -67,7 +67,7 @@ class Pages:
         return self._page(request, "problem.html", status, what=what, next_step=next_step, number=status)
 
     def _incident(self, view: IncidentView) -> dict[str, Any]:
-        return {"view": view, "stretches": stretches(view), "waterfall": waterfall(view)}
+        return {"view": view, "stretches": stretches(view), "similar": similar(view), "waterfall": waterfall(view)}
 
     def _page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         asked = request.query_params.get("theme", "")
@@ -83,7 +83,6 @@ class Pages:
     def _draw(self, request: Request, template: str, **values: Any) -> str:
         return self._environment.get_template(template).render(
             now=self._now(),
-            threshold=self._settings.copilot.confidence_threshold,
             notifies=self._settings.notify.slack_webhook_url is not None,
             hook_url=f"{self._base_url(request)}/hooks/text",
             hook_has_token=bool((source := self._settings.sources.get("text")) and source.tokens),

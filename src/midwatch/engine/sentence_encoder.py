@@ -13,7 +13,6 @@ Shapes: S sentences, T tokens of the longest, D width, H heads.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,14 +28,15 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 256
 """Of a longer text the rest is not read (what the model was made for; `sentence_bert_config.json` may say less)."""
-BATCH = 32
+BATCH = 4
+"""Texts in one step, of similar length: on a core, more of them cost padding and save nothing."""
 
 
 class SentenceEncoder:
     """The encoder of one folder. `name` says which model it is; `width` is the length of a vector."""
 
-    def __init__(self, folder: Path, *, name: str = "", threads: int = 0) -> None:
-        """Read the weights. `threads` bounds the cores of a step (0: all). Raises `ModelError`."""
+    def __init__(self, folder: Path, *, name: str = "") -> None:
+        """Read the weights. Raises `ModelError`."""
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -51,8 +51,6 @@ class SentenceEncoder:
         self._layers = config.whole("num_hidden_layers")
         self._heads = config.whole("num_attention_heads")
         self._eps = config.number("layer_norm_eps")
-        self._threads = threads
-        self._lock = threading.Lock()
         pooling = folder / "sentence_bert_config.json"
         limit = Fields(pooling, read_json(pooling)).whole("max_seq_length", MAX_TOKENS) if pooling.is_file() else 0
         self._tokenizer = _tokenizer(folder / "tokenizer.json", limit or MAX_TOKENS)
@@ -70,15 +68,10 @@ class SentenceEncoder:
         encodings = self._tokenizer.encode_batch(list(texts))
         order = sorted(range(len(texts)), key=lambda place: len(encodings[place].ids))
         rows = np.zeros((len(texts), self.width), dtype=np.float32)
-        with self._lock, torch.inference_mode():
-            threads = torch.get_num_threads()
-            torch.set_num_threads(self._threads or threads)
-            try:
-                for begin in range(0, len(order), BATCH):
-                    places = order[begin : begin + BATCH]
-                    rows[places] = self._encode([encodings[place].ids for place in places]).numpy()
-            finally:
-                torch.set_num_threads(threads)
+        with torch.inference_mode():
+            for begin in range(0, len(order), BATCH):
+                places = order[begin : begin + BATCH]
+                rows[places] = self._encode([encodings[place].ids for place in places]).numpy()
         return rows
 
     def _encode(self, ids: list[list[int]]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from midwatch.evaluation.verdict import Verdict
 
 ALPHAS = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 ANSWER_TOKENS = 150
-"""Length of a bigger model's answer where none was measured (its schema: at most four ids, a category, one sentence)."""
+"""Length of a bigger model's answer where none was measured (its schema: ids, a category, one sentence, steps)."""
 HALVES = 10
 
 

@@ -17,7 +17,7 @@ from midwatch.copilot.confidence import Calibration
 from midwatch.copilot.model import Case, Diagnosis, Evidence, Finding
 from midwatch.copilot.opinion import LEAST, Opinion
 from midwatch.copilot.taxonomy import IDS, UNKNOWN
-from midwatch.copilot.workflow import Diagnoser
+from midwatch.evaluation.judge import Diagnoser
 from midwatch.foundry.incident import Incident
 
 
@@ -122,3 +122,15 @@ def words_in(cases: Iterable[Case], lines: Callable[[Case], Sequence[str]], leas
         for word in confidence.words_of(lines(case)):
             counts[word] = counts.get(word, 0) + 1
     return frozenset(confidence.word_hash(word) for word, count in counts.items() if count >= least)
+
+
+def known_words(budget_tokens: int, *, count: int = 4000) -> frozenset[int]:
+    """Hashes of the words that the adapter was taught with: of the lines shown in the training part's incidents."""
+    from midwatch.copilot.evidence import build_evidence
+    from midwatch.foundry import bank, compose
+
+    def shown(case: Case) -> list[str]:
+        return [line.shown for line in build_evidence(case, budget_tokens).lines]
+
+    made = compose.make(0, count, part="train", recordings=compose.recorded(), bank=bank.load())
+    return words_in((incident.case for incident in made), shown)

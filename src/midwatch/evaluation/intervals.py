@@ -28,10 +28,12 @@ def redrawn(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval | None:
-    """A statistic of rows with its percentile interval; None where it is not defined.
+    """A statistic (not negative) of rows with its percentile interval; None where it is not defined.
 
     `columns` are equally long, one entry a row; rows are drawn, or with `groups` (a name for each row) whole groups. A
-    redraw on which the statistic is not defined (one class alone has no AUROC) is left out.
+    redraw on which the statistic is not defined (one class alone has no AUROC) is left out. The interval is moved by
+    the bias that the redraws show (Efron and Tibshirani 1993, chapter 10): a calibration error of a redraw is greater
+    than that of its rows, because rows that are drawn twice agree with themselves.
     """
     table = [np.asarray(column, dtype=np.float64) for column in columns]
     rows = len(table[0])
@@ -49,9 +51,11 @@ def redrawn(
         again = statistic(*(column[chosen] for column in table))
         if again is not None:
             drawn.append(again)
-    tail = (1 - LEVEL) / 2
-    low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail))) if drawn else (value, value)
-    return Interval(value=value, low=min(low, value), high=max(high, value))
+    if not drawn:
+        return Interval(value=value, low=value, high=value)
+    tail, bias = (1 - LEVEL) / 2, float(np.mean(drawn)) - value
+    low, high = (float(end) - bias for end in np.quantile(drawn, (tail, 1 - tail)))
+    return Interval(value=value, low=max(0.0, min(low, value)), high=max(high, value))
 
 
 def clopper_pearson(hits: int, trials: int, level: float = LEVEL) -> tuple[float, float]:

@@ -18,7 +18,9 @@ from typing import IO, Protocol
 import orjson
 
 import midwatch.copilot
+from midwatch.copilot import prompt
 from midwatch.copilot.model import Case, Evidence, Finding
+from midwatch.copilot.tokens import estimate_tokens
 from midwatch.errors import ProviderError
 from midwatch.evaluation import verdict as verdicts
 from midwatch.evaluation.verdict import Verdict
@@ -62,13 +64,12 @@ async def judge(
     *,
     record: Path | None = None,
     concurrency: int = 1,
-    sent_tokens: Callable[[Case, Evidence], int] | None = None,
     tell: Callable[[int, Verdict], None] | None = None,
 ) -> list[Verdict]:
     """The verdicts on a set, in its order.
 
     `record` keeps them and gives back those that are there already. `concurrency` asks about so many at once (more than
-    one lengthens each). `sent_tokens` estimates what a bigger host would be sent. `tell` hears of each with the count
+    one lengthens each). `tell` hears of each with the count
     so far. Raises `ProviderError` after `ATTEMPTS` failures of a host on one incident; the record stays.
     """
     kept = Record.open(record, run) if record is not None else None
@@ -82,7 +83,7 @@ async def judge(
             verdict = known.get(key)
             if verdict is None:
                 finding = await _ask(diagnoser, incident.case)
-                sent = sent_tokens(incident.case, finding.evidence) if sent_tokens is not None else 0
+                sent = sent_tokens(incident.case, finding.evidence)
                 verdict = verdicts.of(incident, finding, run.column, sent_tokens=sent)
                 if kept is not None:
                     kept.add(key, verdict)
@@ -109,6 +110,12 @@ def digest(incident: Incident) -> str:
         (incident.id, incident.source, case, sorted(truth.lines), truth.category, truth.accepted, truth.entities)
     )
     return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def sent_tokens(case: Case, evidence: Evidence) -> int:
+    """About how many tokens the question to a bigger host has for this evidence, an upper estimate (`tokens.py`)."""
+    request = prompt.ask_full(case, evidence).request
+    return sum(estimate_tokens(message.content) for message in request.messages)
 
 
 class Record:

@@ -1,8 +1,8 @@
 """The numbers of a column on a set: is it right, are the lines right, does it know when it is not?
 
-`unknown` abstains: it is not right, but no answer that could mislead either. So accuracy counts it (as a case without
-a right answer), and what judges confidence (calibration error, Brier, AUROC, risk against coverage) looks at named
-causes only. Incidents whose cause is not labelled count for lines and entities alone.
+`unknown` abstains: it is right where the lines show no cause, and nowhere else, but it misleads nobody. So accuracy
+counts it, and what judges confidence (calibration error, Brier, AUROC, risk against coverage) looks at named causes
+only. Incidents whose cause is not labelled count for lines and entities alone.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Measure:
 
 def measure(verdicts: Sequence[Verdict], *, seed: int = 0) -> dict[str, Measure]:
     """Every number of one column on one set, by key, in the order in which they are shown."""
-    found = [
-        *_category(verdicts, seed),
-        *_false_alarms(verdicts, seed),
-        *_lines(verdicts, seed),
-        *_confidence(verdicts, seed),
-        *_spent(verdicts, seed),
-    ]
+    found = [*answers(verdicts, seed=seed).values(), *_confidence(verdicts, seed), *_spent(verdicts, seed)]
+    return {item.key: item for item in found}
+
+
+def answers(verdicts: Sequence[Verdict], *, seed: int = 0) -> dict[str, Measure]:
+    """The numbers that judge answers and lines, without those of confidence, time and money."""
+    found = [*_category(verdicts, seed), *_false_alarms(verdicts, seed), *_lines(verdicts, seed)]
     return {item.key: item for item in found}
 
 
@@ -67,13 +67,22 @@ def _category(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
         share("accepted", "accepted", labelled, lambda item: item.accepted and item.answered),
         share("accuracy_answered", "category right, of named causes", answered, lambda item: item.right),
         share("abstained", "abstained (unknown)", labelled, lambda item: not item.answered),
+        share(
+            "abstained_right",
+            "abstained where the lines show no cause",
+            [item for item in labelled if item.truth.category == UNKNOWN],
+            lambda item: not item.answered,
+        ),
         share("top3", "category among the first three", labelled, lambda item: _within(item, 3)),
         share("entity", "entity right", named, lambda item: item.entity_right),
     ]
 
 
 def _within(verdict: Verdict, places: int) -> bool:
-    return any(verdict.truth.right(category) for category in verdict.ranking[:places] if category != UNKNOWN)
+    """Whether one of the first named categories is right; where the lines show no cause, whether it abstained."""
+    if verdict.truth.category == UNKNOWN:
+        return verdict.right
+    return any(verdict.truth.right(category) for category in verdict.ranking[:places])
 
 
 def _false_alarms(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
@@ -176,8 +185,15 @@ def _confidence(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
             unit="share",
             interval=redrawn(ece, confidence, right, seed=seed),
             cases=len(right),
-            note=f"{BINS} bins of equal mass, {of_named}; a perfectly calibrated column would show "
-            f"{ece_floor(confidence, seed=seed):.3f} by chance",
+            note=f"{BINS} bins of equal mass, {of_named}",
+        ),
+        Measure(
+            key="ece_floor",
+            name="calibration error by chance alone",
+            unit="share",
+            interval=_exactly(ece_floor(confidence, seed=seed)) if right else None,
+            cases=len(right),
+            note="what a perfectly calibrated column of these confidences would show",
         ),
         Measure(
             key="brier",
@@ -218,6 +234,7 @@ def _spent(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
         )
         for percent in (50, 95)
     ]
+    up = [float(item.escalated) for item in verdicts] if any(item.escalated for item in verdicts) else []
     spent = [item.cost_usd for item in verdicts]
     cost = Measure(
         key="usd",
@@ -226,13 +243,20 @@ def _spent(verdicts: Sequence[Verdict], seed: int) -> list[Measure]:
         interval=redrawn(lambda values: float(values.mean()), spent, seed=seed) if spent else None,
         cases=len(spent),
     )
-    return [*found, cost]
+    return [_mean("escalated", "answered by the bigger host", up, seed), *found, cost]
 
 
 def scores(verdicts: Sequence[Verdict]) -> tuple[list[float], list[float]]:
     """Confidence and right (1 or 0) of each labelled incident for which a cause was named."""
     judged = [item for item in verdicts if item.labelled and item.answered]
     return [item.confidence for item in judged], [float(item.right) for item in judged]
+
+
+def share_right(verdicts: Sequence[Verdict]) -> Interval:
+    """The share of labelled incidents that are right, with its exact interval."""
+    judged = [item.right for item in verdicts if item.labelled]
+    low, high = clopper_pearson(sum(judged), len(judged))
+    return Interval(value=sum(judged) / len(judged), low=low, high=high)
 
 
 def ece(confidence: Floats, right: Floats) -> float | None:

@@ -1,7 +1,8 @@
 """Does the promise hold? A threshold from one half of the incidents, the share of accepted wrong answers on the other.
 
 The promise is P(accepted and wrong) ≤ α with certainty 1 - δ. Over many random halves a kept promise means two things:
-the mean share on the halves that chose nothing is below α, and few halves are above it.
+the mean share on the halves that chose nothing is below α, and few halves are above it. Somewhat more than δ may be,
+since such a half is a sample too and has more than its share of wrong answers by chance.
 """
 
 from __future__ import annotations

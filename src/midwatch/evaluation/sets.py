@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -105,5 +104,6 @@ def recordings(folder: Path) -> Iterator[Incident]:
 
 
 def _made(part: Part, seed: int, count: int) -> Iterator[Incident]:
-    make: Callable[..., Iterator[Incident]] = import_module("midwatch.foundry.compose").make
-    return make(seed, count, part=part)
+    from midwatch.foundry import bank, compose
+
+    return compose.make(seed, count, part=part, recordings=compose.recorded(), bank=bank.load())

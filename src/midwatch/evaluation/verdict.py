@@ -78,7 +78,7 @@ class Verdict:
 
     @property
     def right(self) -> bool:
-        """Whether the answer is right (an abstention is not)."""
+        """Whether the answer is right. An abstention is, where the lines show no cause (the truth is `unknown`)."""
         return self.truth.right(self.category)
 
     @property

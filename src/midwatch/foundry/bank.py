@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,7 +32,10 @@ LEVELS = ("fatal", "error", "warn", "info", "debug", "more")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One entry, as `bank/README.md` describes it. `where` names its file and number."""
+    """One entry, as `bank/README.md` describes it.
+
+    `where` names its file and number. `common` are those of its lines that entries of another category have too.
+    """
 
     where: str
     category: str
@@ -49,12 +53,23 @@ class Entry:
     scary: tuple[str, ...] = ()
     symptoms: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
+    common: frozenset[str] = frozenset()
+
+    def tells(self, text: str) -> bool:
+        """Whether one of its lines shows the cause by itself: no heading or frame of a trace, no line that entries of
+        other categories print as well."""
+        return text not in self.common and _TRACE.match(message_of(text)[1]) is None
 
 
+_TRACE = re.compile(
+    r"\s*(?:Traceback \(most recent|at [\w$.<]|File \"|#\d+ |goroutine \d|Stack trace|stack backtrace|Require stack|"
+    r"note: run with|Aborted\b|\.\.\. \d+ more|\^+\s*$)"
+)
+"""The parts of a stack trace that name no cause."""
 _TEXTS = frozenset(("program", "source", "entity", "severity", "cause", "language"))
 _LISTS = frozenset(("shape", "lines", "alert", "accepted", "scary", "symptoms", "before"))
 _MESSAGES = ("lines", "scary", "symptoms", "before")
-assert {field.name for field in fields(Entry)} == _TEXTS | _LISTS | {"where", "category", "kind"}
+assert {field.name for field in fields(Entry)} == _TEXTS | _LISTS | {"where", "category", "kind", "common"}
 
 
 def load(folder: Path = FOLDER) -> tuple[Entry, ...]:
@@ -62,10 +77,8 @@ def load(folder: Path = FOLDER) -> tuple[Entry, ...]:
     found: list[Entry] = []
     for path in sorted(folder.glob("*.toml")):
         found += read(path)
-    wrong = list(_contradictions(found))
-    if wrong:
-        raise FoundryError(_summary(wrong), "bank/README.md describes an entry.")
-    return tuple(found)
+    common = frozenset(text for _, _, text in _contradictions(found))
+    return tuple(replace(entry, common=common.intersection(entry.lines)) for entry in found)
 
 
 def read(path: Path) -> tuple[Entry, ...]:
@@ -78,7 +91,8 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 def problems(path: Path) -> Iterator[str]:
     """What is wrong with a file, a sentence each that names the file and the entry. Nothing for a good file."""
-    if path.stem != HEALTHY and path.stem not in CATEGORIES:
+    category = _named(path)
+    if category != HEALTHY and category not in CATEGORIES:
         yield f"{path.name} is named after no category; allowed: {HEALTHY}, {', '.join(CATEGORIES)}."
     try:
         value = _parse(path)
@@ -92,8 +106,13 @@ def problems(path: Path) -> Iterator[str]:
         yield f"{path.name} has no [[entry]]."
         return
     for number, entry in enumerate(entries, start=1):
-        for problem in _entry_problems(path.stem, entry):
+        for problem in _entry_problems(category, entry):
             yield f"{path.name}, entry {number} ({entry.get('program', 'no program')}): {problem}"
+
+
+def _named(path: Path) -> str:
+    """The category that a file is named after; `-2` marks a second volume of it."""
+    return path.stem.removesuffix("-2")
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -159,6 +178,7 @@ def _message_problems(entry: dict[str, Any]) -> Iterator[str]:
             yield from (f"{key}: {problem}" for problem in slots.problems(text))
     named = {name for key in _MESSAGES for text in entry.get(key, ()) for _, name in slots.kinds_in(text)}
     named |= {name for _, name in slots.kinds_in(entry.get("source", ""))}
+    named |= {"host"} if set(entry.get("shape", ())) & {"syslog", "kernel"} else set()  # such lines begin with it
     for kind, name in slots.kinds_in(entry.get("entity", "")):
         if not named & {name, *(part + name.removeprefix(kind) for part in slots.PARTS.get(kind, ()))}:
             yield f"entity is {{{name}}}, which no line of the entry names."
@@ -174,21 +194,22 @@ def message_of(text: str) -> tuple[str, str]:
 
 
 def _entry(path: Path, number: int, value: dict[str, Any]) -> Entry:
-    kind: Kind = "healthy" if path.stem == HEALTHY else "false_alarm" if path.stem == FALSE_ALARM else "fault"
+    named = _named(path)
+    kind: Kind = "healthy" if named == HEALTHY else "false_alarm" if named == FALSE_ALARM else "fault"
     read: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
-    read.setdefault("severity", "info" if kind == "healthy" else severity_of(path.stem))
-    category = "" if kind == "healthy" else path.stem
+    read.setdefault("severity", "info" if kind == "healthy" else severity_of(named))
+    category = "" if kind == "healthy" else named
     return Entry(where=f"{path.name}#{number}", category=category, kind=kind, **read)
 
 
-def _contradictions(entries: Sequence[Entry]) -> Iterator[str]:
-    """A telling line that two categories claim, unless one of them accepts the other."""
+def _contradictions(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry, str]]:
+    """A line that two categories claim, unless one of them accepts the other."""
     claimed: dict[str, Entry] = {}
     for entry in entries:
         for text in entry.lines if entry.kind == "fault" else ():
             other = claimed.setdefault(text, entry)
             if other.category not in (entry.category, *entry.accepted) and entry.category not in other.accepted:
-                yield f"{entry.where} and {other.where} tell two categories by the same line {text!r}."
+                yield entry, other, text
 
 
 def _summary(wrong: Sequence[str]) -> str:
@@ -206,7 +227,9 @@ def main(arguments: Sequence[str]) -> int:
         wrong += found
         if not found:
             entries += read(path)
-    wrong += _contradictions(entries)
+    for entry, other, text in _contradictions(entries):
+        if entry.tells(text):
+            sys.stdout.write(f"{entry.where} and {other.where} both have the line {text!r}; it tells neither.\n")
     for problem in wrong:
         sys.stdout.write(problem + "\n")
     programs = len({entry.program for entry in entries})

@@ -18,7 +18,10 @@ ALONE = "raw"
 
 @dataclass(kw_only=True, slots=True)
 class Voice:
-    """One program of an incident, as a collector knows it. `skew_s` is how far its host's clock is ahead."""
+    """One program of an incident, as a collector knows it.
+
+    `own` says that it is a team's own service, no product. `skew_s` is how far its host's clock is ahead.
+    """
 
     service: str
     program: str
@@ -26,6 +29,7 @@ class Voice:
     pod: str
     namespace: str
     pid: int
+    own: bool = True
     skew_s: float = 0.0
 
 
@@ -183,4 +187,8 @@ WEIGHTS: dict[str, int] = {
     "labelled": 4,
 }
 """How often each collector is met."""
+OF_SYSLOG = frozenset(("syslog", "rfc5424", "journal"))
+"""Collectors that write host and program before each line, so that a program need not."""
+OF_MACHINES = OF_SYSLOG | {"raw", "store-json", "labelled"}
+"""Collectors of what is no container: the kernel, the node's services, the cluster's control plane."""
 _SEVERITY = {"fatal": 2, "error": 3, "warn": 4, "info": 6, "debug": 7}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from midwatch.copilot import taxonomy
 from midwatch.copilot.evidence import build_evidence
@@ -21,6 +22,9 @@ BUDGETS = (400, 600, 800)
 """Evidence budgets that lessons are made with, tokens, so that the model does not learn one length."""
 
 
+NAMELESS, THINNED = 0.35, 0.25
+"""How often a lesson loses the names of who printed its lines, and some of the lines that are not true."""
+_PRINTER = re.compile(r"^((?:CRITICAL|ERROR|WARNING) )?[A-Za-z][\w./-]{1,40}: (?=\S)")
 CHUNK = 250
 """Incidents that one process makes at a time."""
 SEEDS = 1000
@@ -47,7 +51,7 @@ def lessons(incidents: Iterable[Incident], seed: int) -> Iterator[Lesson]:
     """A lesson from each incident whose truth the evidence shows."""
     for incident in incidents:
         draw = random.Random(f"{seed}/{incident.id}")
-        evidence = build_evidence(incident.case, draw.choice(BUDGETS))
+        evidence = varied(incident, build_evidence(incident.case, draw.choice(BUDGETS)), draw)
         answer = true_answer(incident, evidence)
         if answer is not None:
             yield Lesson(
@@ -56,6 +60,21 @@ def lessons(incidents: Iterable[Incident], seed: int) -> Iterator[Lesson]:
                 assistant=answer,
                 tags={"category": incident.truth.category, "incident": incident.id},
             )
+
+
+def varied(incident: Incident, evidence: Evidence, draw: random.Random) -> Evidence:
+    """The evidence as another day might have shown it: without who printed a line, with fewer lines beside the true.
+
+    The model then leans on what is said and not on the name of a program or on the company of a line.
+    """
+    nameless, thinned = draw.random() < NAMELESS, draw.random() < THINNED
+    true = {line.id for line in true_lines(incident, evidence)}
+    kept = [line for line in evidence.lines if not thinned or line.id in true or draw.random() < 0.6]
+    lines = tuple(
+        replace(line, id=f"L{number}", shown=_PRINTER.sub(r"\1", line.shown, count=1) if nameless else line.shown)
+        for number, line in enumerate(kept or evidence.lines, start=1)
+    )
+    return replace(evidence, lines=lines)
 
 
 def true_answer(incident: Incident, evidence: Evidence) -> str | None:
@@ -111,7 +130,8 @@ def make_lessons(seed: int, count: int, *, jobs: int = 0) -> list[Lesson]:
 
 
 def _chunk(chunk: tuple[int, int]) -> list[Lesson]:
-    from midwatch.foundry import compose
+    from midwatch.foundry import bank, compose
 
     seed, count = chunk
-    return list(lessons(compose.make(seed, count, part="train"), seed))
+    made = compose.make(seed, count, part="train", recordings=compose.recorded(), bank=bank.load())
+    return list(lessons(made, seed))

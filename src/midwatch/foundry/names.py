@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 
 from midwatch.errors import FoundryError
@@ -17,6 +18,13 @@ _KEPT = frozenset(
     """)
 )
 """Words that are a program's own as often as a name, so that replacing them would spoil its messages."""
+_HTTP_METHOD = re.compile(r"\{method\}(?= (?:/|https?:|\{path|\{url))")
+"""A method of HTTP, by what follows it; elsewhere `{method}` is one of a class."""
+_ROUTE = re.compile(
+    r"(?<=GET )\{path\}|(?<=POST )\{path\}|(?<=PUT )\{path\}|(?<=DELETE )\{path\}|(?<=\{method\} )\{path\}"
+    r"|(?<=Exception on )\{path\}|(?<=Server Error: )\{path\}"
+)
+"""A path of a URL, by what stands before it; elsewhere `{path}` is one of a file system."""
 _POD_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -48,6 +56,10 @@ class Cast:
             stateful = self._source.random() < 0.2
             self._names[slot] = f"{service}-{self._source.randrange(3)}" if stateful else f"{service}-{middle}-{tail}"
         return self._names[slot]
+
+    def is_service(self, name: str) -> bool:
+        """Whether a name stands for a service."""
+        return any(value == name and slot.startswith("service") for slot, value in self._names.items())
 
     def aliases_of(self, name: str) -> tuple[str, ...]:
         """Other names of the same thing that a log may show: a service's pod, a pod's service, a host's short name."""
@@ -108,6 +120,7 @@ class Printing:
         if "{" not in text:
             return text
         self._times = LazyForms(at)
+        text = _HTTP_METHOD.sub("{?GET|GET|GET|POST|PUT|DELETE}", _ROUTE.sub("{route}", text))
         return slots.fill(text, self._value, self._source)
 
     def _value(self, kind: str, slot: str) -> str:

@@ -163,7 +163,7 @@ class Place:
         `hide` maps texts (this place's folder, a test port) to what a real installation would print.
         """
         telling = [re.compile(pattern) for pattern in truth]
-        swaps = {str(self.folder): "/srv", **(hide or {})}
+        swaps = {**(hide or {}), str(self.folder): (hide or {}).get(str(self.folder), "/srv")}
         with self._news:
             heard = sorted(self._heard, key=lambda item: item[0])
         out: list[RecordedLine] = []

@@ -128,8 +128,9 @@ def _database(source: random.Random) -> str:
 
 
 def _file(source: random.Random) -> str:
-    ending = source.choice((".py", ".go", ".ts", ".js", ".java", ".yaml", ".rb"))
-    return f"{source.choice(('src', 'lib', 'app', 'internal', 'pkg'))}/{_word(source)}/{source.choice(_VERBS)}{ending}"
+    """A file's name without its ending."""
+    folder = f"{_word(source)}/" if source.random() < 0.5 else ""
+    return f"{folder}{source.choice(_VERBS)}_{_word(source)}"
 
 
 def _path(source: random.Random) -> str:
@@ -215,6 +216,7 @@ MAKERS: dict[str, Callable[[random.Random], str]] = {
     "region": lambda source: source.choice(_REGIONS),
     "repo": lambda source: f"{source.choice(_ORGS)}/{_service(source)}",
     "pkg": lambda source: source.choice(_PACKAGES),
+    "route": lambda source: f"{source.choice(('/api/v1', '/api', '/v2', ''))}/{source.choice(_TABLES)}",
     "device": lambda source: source.choice(("sda", "sdb", "sdc", "nvme0n1", "nvme1n1", "dm-0", "vda", "xvdf", "md0")),
     "unit": lambda source: f"{_service(source)}.service",
     "process": lambda source: f"{_word(source)}-{source.choice(('worker', 'gen', 'daemon', 'runner', 'sync'))}",

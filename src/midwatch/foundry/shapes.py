@@ -24,7 +24,7 @@ POSTGRES_TITLES = ("LOG:", "ERROR:", "FATAL:", "PANIC:", "WARNING:", "DETAIL:", 
 
 @dataclass(frozen=True, kw_only=True)
 class Who:
-    """Who prints: the service, its program, host and process id."""
+    """Who prints: the service, its program, host and process id. An empty host: the collector names it."""
 
     service: str
     program: str
@@ -84,7 +84,13 @@ def _json(who: Who, source: random.Random) -> Printer:
         if style == 0:
             return {"level": level, "ts": round(at, 6), "caller": f"{logger}.go:118", "msg": message}
         if style == 1:
-            return {"level": _PINO[level], "time": int(at * 1000), "pid": who.pid, "hostname": who.host, "msg": message}
+            return {
+                "level": _PINO[level],
+                "time": int(at * 1000),
+                "pid": who.pid,
+                "hostname": who.host or who.service,
+                "msg": message,
+            }
         if style == 2:
             upper = level.upper() if level != "warn" else "WARNING"
             return {
@@ -120,7 +126,9 @@ def _logfmt(who: Who, source: random.Random) -> Printer:
 
 
 def _syslog(who: Who, source: random.Random) -> Printer:
-    host = who.host.split(".")[0]
+    host = who.host.split(".", maxsplit=1)[0]
+    if not host:
+        return _plain(who, source)
     return lambda level, message, at: f"{month_day(at)} {host} {who.program}[{who.pid}]: {message}"
 
 
@@ -218,7 +226,7 @@ def _postgres(who: Who, source: random.Random) -> Printer:
 
 def _kernel(who: Who, source: random.Random) -> Printer:
     booted = source.uniform(2_000, 9_000_000)
-    if source.random() < 0.4:
+    if who.host and source.random() < 0.4:
         host = who.host.split(".")[0]
         return lambda level, message, at: f"{month_day(at)} {host} kernel: [{(at % 1e6) + booted:12.6f}] {message}"
     return lambda level, message, at: f"[{(at % 1e6) + booted:12.6f}] {message}"

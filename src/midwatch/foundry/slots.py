@@ -14,7 +14,20 @@ NAMES = frozenset(
     (
         *("service", "host", "pod", "node", "ns", "db", "user", "domain", "image", "volume", "queue", "topic", "table"),
         *("job", "test", "file", "func", "class", "branch", "key", "method", "path", "url", "bucket", "group", "env"),
-        *("secret", "configmap", "pvc", "container", "cluster", "region", "repo", "pkg", "email", "device", "unit"),
+        *(
+            "secret",
+            "configmap",
+            "pvc",
+            "container",
+            "cluster",
+            "region",
+            "repo",
+            "pkg",
+            "email",
+            "device",
+            "unit",
+            "route",
+        ),
     )
 )
 """Slots that are names: one value each in an incident, the same wherever it stands."""
@@ -59,7 +72,7 @@ def problems(text: str) -> Iterator[str]:
             yield f"{found[0]} gives a range to a slot that is no number; numbers are {', '.join(sorted(NUMBERS))}."
         elif int(found["low"]) > int(found["high"]):
             yield f"{found[0]} has a range that ends before it begins."
-    bare = _SLOT.sub(lambda found: "" if found["kind"] is None or found["kind"] in KINDS else found[0], text)
+    bare = _SLOT.sub(lambda found: " " if found["kind"] is None or found["kind"] in KINDS else found[0], text)
     for word in _WORD.findall(bare):
         yield f"{{{word}}} is not a slot; a literal one is written {{{{{word}}}}}."
 

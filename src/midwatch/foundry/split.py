@@ -6,7 +6,9 @@ is named nowhere here is for training.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast, get_args
+
+from midwatch.errors import FoundryError
 
 Part = Literal["train", "calibrate", "test"]
 
@@ -58,8 +60,29 @@ TEST = frozenset(
 """Families that nothing is fitted on: what is reported for programs never seen."""
 
 
+def part_named(name: str) -> Part | None:
+    """The part of a name; None for an empty one (all programs). Raises `FoundryError` for another name."""
+    if not name:
+        return None
+    if name not in get_args(Part):
+        raise FoundryError(f"{name} is no part.", "Parts are train, calibrate and test; leave it out for all programs.")
+    return cast(Part, name)
+
+
+_SAME = {
+    "node-app": "node",
+    "rails-api": "ruby",
+    "haproxy-ingress": "haproxy",
+    "strimzi": "kafka",
+    "docker-hub": "docker",
+    "mqtt": "mosquitto",
+}
+"""Programs that speak as another family does."""
+
+
 def part_of(program: str) -> Part:
     """The part that a family of programs belongs to."""
+    program = _SAME.get(program, program)
     if program in CALIBRATE:
         return "calibrate"
     return "test" if program in TEST else "train"

@@ -9,12 +9,21 @@ from dataclasses import dataclass, field
 from midwatch.foundry import bank, slots
 from midwatch.foundry.bank import Entry
 from midwatch.foundry.collectors import Voice
-from midwatch.foundry.names import Printing
+from midwatch.foundry.names import Cast, Printing
+from midwatch.foundry.pools import listed
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.replay import Part, Playing, TapeLine, named_parts, tape_of
-from midwatch.foundry.said import INFRASTRUCTURE, Role, Said, Speech, Stage, messages
+from midwatch.foundry.said import OWN, Role, Said, Speech, Stage
 
 CI_PREFIX = "ci_"
+_OF_JOBS = frozenset(
+    listed("""
+    github-actions gitlab-ci jenkins circleci buildkite github-runner npm yarn pnpm pip cargo gradle maven go-test
+    pytest jest vitest mocha karma cypress playwright selenium unittest doctest googletest catch2 ctest xctest
+    scalatest behave robot newman pact tox bazel flutter
+    """)
+)
+"""Programs that run in jobs only."""
 LEVELS = {"critical": "fatal", "error": "error", "warning": "warn", "info": "info", "debug": "debug", "": "info"}
 """The levels of the copilot's parser, in a printer's words."""
 
@@ -23,7 +32,7 @@ LEVELS = {"critical": "fatal", "error": "error", "warning": "warn", "info": "inf
 class Story:
     """One thing that happened. `broke_at` and `ended_at` are moments; `ended_at` is None where it went on.
 
-    `voice` is who failed, `alerts` are (title, message) that fired for it.
+    `voice` is who failed, `services` are those that the story names, `alerts` are (title, message) that fired for it.
     """
 
     category: str
@@ -40,6 +49,7 @@ class Story:
     templated: bool = False
     language: str = "en"
     ci: bool = False
+    services: tuple[str, ...] = ()
     alerts: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -50,20 +60,24 @@ def category_of(item: Recording | Entry) -> str:
 
 def in_ci(item: Recording | Entry) -> bool:
     """Whether it happened in a job of continuous integration."""
-    return item.category.startswith(CI_PREFIX) or (isinstance(item, Entry) and "gha" in item.shape)
+    if item.category.startswith(CI_PREFIX) or item.program in _OF_JOBS:
+        return True
+    return isinstance(item, Entry) and "gha" in item.shape
 
 
-def tell(item: Recording | Entry, stage: Stage, at: float, limit: int) -> Story:
-    """Tell a recording or an entry, beginning at a moment, in at most about `limit` lines."""
-    return _of_recording(item, stage, at, limit) if isinstance(item, Recording) else _of_entry(item, stage, at, limit)
+def tell(item: Recording | Entry, stage: Stage, at: float, *, limit: int, lasts_s: float) -> Story:
+    """Tell a recording or an entry from a moment on: in at most about `limit` lines, in about that time."""
+    if isinstance(item, Recording):
+        return _of_recording(item, stage, at, limit, lasts_s)
+    return _of_entry(item, stage, at, limit, lasts_s)
 
 
-def _of_recording(recording: Recording, stage: Stage, at: float, limit: int) -> Story:
+def _of_recording(recording: Recording, stage: Stage, at: float, limit: int, lasts_s: float) -> Story:
     tape = tape_of(recording)
-    renamed = stage.cast.rename(recording.names)
+    renamed = stage.names_for(recording)
     kept = window(tape.lines, limit)
-    moments = stretched([line.at for line in kept], stage.source, at)
-    voices = {who: voice_of(who, recording.program, renamed, stage) for who in dict.fromkeys(x.source for x in kept)}
+    moments = stretched([line.at for line in kept], stage.source, at, lasts_s)
+    voices = {who: voice_of(who, recording, stage) for who in dict.fromkeys(x.source for x in kept)}
     playing = Playing(tape, renamed, stage.source)
     begins: dict[int, float] = {}
     lines = [
@@ -92,26 +106,28 @@ def _of_recording(recording: Recording, stage: Stage, at: float, limit: int) -> 
         accepted=recording.accepted,
         templated=recording.templated,
         ci=in_ci(recording),
+        services=tuple(renamed[old] for old, kind in recording.names.items() if kind == "service" and old in renamed),
         alerts=[(title, message)] if title else [],
     )
 
 
-def _of_entry(entry: Entry, stage: Stage, at: float, limit: int) -> Story:
+def _of_entry(entry: Entry, stage: Stage, at: float, limit: int, lasts_s: float) -> Story:
     source = stage.source
-    speech = speaker(entry, stage)
+    speech = speaker(entry, stage, stage.cast)
     told = Printing(stage.cast, source)
     lines: list[Said] = []
     for _ in range(_cycles(entry, source, limit)):
         lines += speech.say(entry.before, at, role="before", level="info", printing=Printing(stage.cast, source))
-        at = lines[-1].at + source.uniform(1, 90)
+        at = lines[-1].at + source.uniform(0.02, 0.4) * lasts_s
     broke = at
     lines += speech.say(entry.scary, at, role="symptom", level="warn", printing=told)
     level = "info" if entry.kind == "false_alarm" else "error"
-    for number in range(_repeats(entry, source, limit - len(lines))):
+    repeats = _repeats(entry, source, limit - len(lines))
+    for number in range(repeats):
         if lines and (number or entry.scary):
-            at = lines[-1].at + source.uniform(2, 120)
+            at = lines[-1].at + source.uniform(0.2, 1.8) * max(1.0, lasts_s / (repeats + 1))
         printing = Printing(stage.cast, source) if number else told
-        lines += speech.say(entry.lines, at, role="truth", level=level, printing=printing)
+        lines += speech.say(entry.lines, at, role="truth", level=level, printing=printing, tells=entry.tells)
         after = lines[-1].at + 10 ** source.uniform(-2, 1.3)
         lines += speech.say(entry.symptoms, after, role="symptom", level=level, printing=printing)
     entity, cause, *alerts = (told.fill(text, broke) for text in (entry.entity, entry.cause, *entry.alert))
@@ -133,15 +149,15 @@ def _of_entry(entry: Entry, stage: Stage, at: float, limit: int) -> Story:
     )
 
 
-def speaker(entry: Entry, stage: Stage) -> Speech:
-    """How an entry's program speaks here. A program that the entry is about has the name that the entry gives it."""
+def speaker(entry: Entry, stage: Stage, cast: Cast) -> Speech:
+    """How an entry's program speaks here. A service that the entry is about has the name that the cast gives it."""
     shape = stage.source.choice(entry.shape)
     named = {name for text in (*entry.lines, entry.entity, entry.source) for _, name in slots.kinds_in(text)}
-    service = stage.cast.name("service") if named & {"service", "pod", "container"} else ""
-    host = stage.cast.name("host") if "host" in named else stage.cast.name("node") if "node" in named else ""
-    program = Printing(stage.cast, stage.source).fill(entry.source, 0.0) or entry.program
-    own = "" if program in INFRASTRUCTURE else service
-    return Speech(stage, stage.voice(f"{entry.program}/{program}", program, own, host), shape)
+    host = cast.name("host") if "host" in named else cast.name("node") if "node" in named else ""
+    program = Printing(cast, stage.source).fill(entry.source, 0.0) or entry.program
+    is_named = bool(named & {"service", "pod", "container"}) and (entry.program in OWN or "{service}" in entry.source)
+    service = cast.name("service") if is_named and (not entry.source or "{" in entry.source) else ""
+    return Speech(stage, stage.voice(f"{entry.where}/{service or program}", program, service, host), shape)
 
 
 def _cycles(entry: Entry, source: random.Random, limit: int) -> int:
@@ -152,7 +168,7 @@ def _cycles(entry: Entry, source: random.Random, limit: int) -> int:
 def _repeats(entry: Entry, source: random.Random, room: int) -> int:
     """How often the telling lines come: once for most, many times for what is tried again and again."""
     size = len(entry.lines) + len(entry.symptoms)
-    if entry.kind == "false_alarm" or source.random() < 0.55:
+    if entry.kind == "false_alarm" or in_ci(entry) or source.random() < 0.55:
         return 1
     most = max(1, min(40, room // (2 * size)))
     return source.randint(1, source.choice((2, 4, 8, most)) if most > 8 else most)
@@ -174,11 +190,11 @@ def window(lines: Sequence[TapeLine], limit: int) -> list[TapeLine]:
     return [line for line in lines if line.breath in breaths][: limit + 60]
 
 
-def stretched(moments: Sequence[float], source: random.Random, at: float) -> list[float]:
-    """Recorded moments from `at` on: short gaps as they were, longer ones stretched by one factor with jitter."""
-    factor = 10 ** source.uniform(-0.3, 1.7)
+def stretched(moments: Sequence[float], source: random.Random, at: float, lasts_s: float) -> list[float]:
+    """Recorded moments from `at` on, in about `lasts_s`: short gaps as they were, longer ones stretched with jitter."""
+    factor = min(300.0, max(0.5, lasts_s / max(moments[-1] - moments[0], 1.0)))
     out: list[float] = []
-    last = moments[0] if moments else 0.0
+    last = moments[0]
     for moment in moments:
         gap = max(0.0, moment - last)
         at += gap if gap < 0.05 else gap * factor * source.uniform(0.6, 1.5)
@@ -192,9 +208,12 @@ def player(playing: Playing, line: TapeLine) -> Callable[[float], str]:
     return lambda at: playing.text(line, at)
 
 
-def voice_of(who: str, program: str, renamed: Mapping[str, str], stage: Stage) -> Voice:
-    """The voice of a source of a recording: under its new name where it has one."""
-    return stage.voice(f"tape/{program}/{who}", who, renamed.get(who, ""))
+def voice_of(who: str, recording: Recording, stage: Stage) -> Voice:
+    """The voice of a source of a recording: under its new name where it has one, else on the host that is named."""
+    renamed = stage.names_for(recording)
+    hosts = [renamed[name] for name, kind in recording.names.items() if kind == "host" and name in renamed]
+    host = hosts[0] if len(hosts) == 1 and who not in renamed else ""
+    return stage.voice(f"{recording.id}/{who}", who, renamed.get(who, ""), host)
 
 
 def _role(recording: Recording, line: TapeLine) -> Role:

@@ -14,6 +14,7 @@ from typing import TypeVar
 _Made = TypeVar("_Made")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_ENOUGH_DATES = 60
 _FAR_S = 400 * 86_400.0
 """A date farther from the line's own time than this is no time of the line (a constant, a date of birth)."""
 _MONTH, _CLOCK = f"(?:{'|'.join(MONTHS)})", r"[0-2]\d:[0-5]\d:[0-6]\d"
@@ -67,16 +68,23 @@ def fraction(at: float, digits: int) -> str:
 
 
 def began_at(lines: Iterator[tuple[float, str]]) -> float | None:
-    """The moment at which a recording began, from the first line (seconds since then, text) that tells a date."""
-    clock: float | None = None
+    """The moment at which a recording began, from lines (seconds since then, text) that tell dates, else clocks.
+
+    A line is heard a little after the moment that it tells, so that the latest of the first ones is the nearest.
+    """
+    dates: list[float] = []
+    clocks: list[float] = []
     for at, text in lines:
         for found in _MOMENT.finditer(text):
             kind = found.lastgroup or ""
             if kind in ("iso", "named", "epoch") or (kind == "month" and " 20" in found[0]):
-                return _read(kind, found[0], 0.0) - at
-            if kind == "clock" and clock is None:
-                clock = _read(kind, found[0], 0.0) - at
-    return clock
+                dates.append(_read(kind, found[0], 0.0) - at)
+            elif kind == "clock":
+                clocks.append(_read(kind, found[0], 0.0) - at)
+        if len(dates) >= _ENOUGH_DATES:
+            break
+    told = dates or clocks
+    return max((moment for moment in told if abs(moment - told[0]) < 30), default=None)
 
 
 def split(text: str, said_at: float, moment: Callable[[str, str, float], _Made]) -> Iterator[str | _Made]:
