@@ -228,7 +228,7 @@ def quietly(
 
     Raises `FoundryError` if it fails; `what` begins that sentence.
     """
-    done = subprocess.run(  # noqa: S603 - programs of ours, by a list of arguments
+    done = subprocess.run(
         command,
         input=text,
         stdout=subprocess.PIPE,

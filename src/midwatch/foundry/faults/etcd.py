@@ -276,6 +276,7 @@ def wrong_login(place: Place, rng: random.Random) -> Told:
         member.serve(rng, service=who.other, pooled=False, pause_s=0.5, target=other)
     truth = (
         "authentication failed, invalid user ID or password",
+        "invalid password",
         "permission denied",
         "user name is empty",
         "invalid auth",
