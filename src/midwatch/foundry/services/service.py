@@ -241,6 +241,7 @@ class Service:
             f"127.0.0.1:{self.port}": f"0.0.0.0:{port}",
             f":{self.port}": f":{port}",
             f"{self.port}": port,
+            "127.0.0.1": f"10.{self.rng.randrange(256)}.{self.rng.randrange(256)}.{self.rng.randrange(2, 250)}",
         }
 
 
