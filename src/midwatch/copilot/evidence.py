@@ -117,7 +117,7 @@ def _choose_evidence(  # noqa: PLR0917 - private, and each is a different thing
         entities=_entities(case, shown, verdict, scored, ids),
         total_lines=digest.total,
         total_templates=len(
-            {seen.shape.wording.template.id for seen in digest.seen.values() if seen.shape is not store.blank}
+            {seen.shape.wording.template.id for seen in digest.seen.values() if seen.shape.wording.words}
         ),
         tokens=sum(_cost(line) for line in shown),
         mining_ms=(time.perf_counter() - started) * 1000,

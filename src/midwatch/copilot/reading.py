@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot.parsing import clip
-from midwatch.copilot.wordings import Shape, TemplateStore
+from midwatch.copilot.wordings import Room, Shape, TemplateStore
 
 CHUNK_LINES = 20_000
 MAX_KEPT_CHARS = 2_000
@@ -64,6 +64,7 @@ class Reader:
         store.begin()
         self.digest = Digest()
         self._store = store
+        self._room = Room()
 
     def feed(self, lines: Sequence[str]) -> None:
         """Read further lines of the log."""
@@ -72,7 +73,7 @@ class Reader:
             lines = [line.replace("\n", " ") for line in lines]
             raw = "\n".join(lines).encode("utf-8", "replace")
         if lines:
-            self._note(self._store.shapes(raw, len(lines), lines.__getitem__), lines.__getitem__)
+            self._note(self._store.shapes(raw, len(lines), lines.__getitem__, self._room), lines.__getitem__)
 
     def feed_bytes(self, lines: Sequence[bytes]) -> None:
         """Read further lines, none of which holds a newline, as a file has them."""
@@ -81,7 +82,7 @@ class Reader:
             return lines[index].decode("utf-8", "replace")
 
         if lines:
-            self._note(self._store.shapes(b"\n".join(lines), len(lines), text), text)
+            self._note(self._store.shapes(b"\n".join(lines), len(lines), text, self._room), text)
 
     def _note(self, shapes: list[Shape], text: Callable[[int], str]) -> None:
         digest, start, end = self.digest, self.digest.total, len(shapes)

@@ -85,7 +85,7 @@ class Told:
 
     `truth` are patterns of lines that show the cause at or after `broke_at`; `late` are further patterns with their
     own moment (what shows a recovery only after it). Lines after `ended_at` (our own tidying up) are left out.
-    `entity` is the first of its names that was printed. `hide` maps texts of this machine to what an installation prints.
+    `entity` is the first of its names that was printed. `hide` maps texts of this machine to what others print.
     """
 
     cause: str
