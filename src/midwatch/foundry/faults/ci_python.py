@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -28,7 +29,7 @@ FAILURES = (
     Change(file="src/orders.py", before='["status"] = "closed"', after='["state"] = "closed"', error="assert "),
     Change(file="src/orders.py", before="raise OrderNotFound(order_id) from None", after="return None", error="DID NOT RAISE"),
     Change(file="src/orders.py", before="dict(order, id=self._next)", after="dict(id=self._next)", error="KeyError"),
-    Change(file="src/client.py", before="range(1, attempts + 1)", after="range(1, attempts)", error="assert |Regex|3 times"),
+    Change(file="src/client.py", before="times\" % attempts)", after="times\" % (attempts + 1))", error="Regex|3 times"),
     Change(file="src/client.py", before="except ConnectionError", after="except TimeoutError", error="ConnectionError"),
     Change(file="src/client.py", before="        done.put(job)", after="        if job % 7:\n            done.put(job)", error="assert "),
     Change(file="src/client.py", before="        done.put(job)", after="        done.put(str(job))", error="assert "),
@@ -114,15 +115,7 @@ def slow_test(place: Place, rng: random.Random) -> Told:
 def unittest_failure(place: Place, rng: random.Random) -> Told:
     """The same with unittest."""
     made = _project(place, rng)
-    made.change(
-        rng.choice(
-            [
-                one
-                for one in FAILURES
-                if (one.file == "src/pricing.py" and "lines" not in one.before) or "EUR" in one.before
-            ]
-        )
-    )
+    made.change(FAILURES[rng.choice((0, 2, 3, 4, 5, 6))])
     made.run(sys.executable, "-B", "-m", "unittest", *rng.choice(((), ("-v",))), "tests.test_legacy")
     return made.told(
         "a test failed after a change of the code",
@@ -386,8 +379,11 @@ def missing_tool(place: Place, rng: random.Random) -> Told:
     tool = rng.choice(TOOLS)
     command = f"{tool} {rng.choice(('--version', 'install', 'build', 'lint', 'run check'))}"
     script = made.write("ci.sh", f"set -e\necho 'running checks for {made.name}'\nls src\n{command}\necho done\n")
+    (place.folder / "bin").mkdir()
+    for known in ("bash", "sh", "ls"):  # nothing else is on this runner
+        (place.folder / "bin" / known).symlink_to(shutil.which(known) or known)
     shell = rng.choice((("bash", "-e"), ("sh", "-e"), ("bash", "-ex")))
-    made.run(*shell, script.name, env={"PATH": "/usr/bin:/bin"})
+    made.run(*shell, script.name, env={"PATH": str(place.folder / "bin")})
     return made.told(f"{tool} is not on the runner", [r"not found$"], entity=tool)
 
 
