@@ -10,7 +10,6 @@ count.
 
 from __future__ import annotations
 
-import bisect
 import math
 import re
 from collections import defaultdict
@@ -121,14 +120,14 @@ SOFT = frozenset(
 )
 """Troubles that can pass by themselves; a recovery line after the last of them makes them a false alarm."""
 
-_LETTERS = "".join(chr(code) if 97 <= code <= 122 else " " for code in range(128))
+_LETTERS = "".join(chr(code) if 97 <= code <= 122 or code == 10 else " " for code in range(128))
+"""What is no letter parts words; lines stay lines."""
 _RULES_OF: dict[str, list[int]] = defaultdict(list)
-_LITERALS_OF: dict[str, list[str]] = defaultdict(list)
 for _index, _rule in enumerate(RULES):
     for _literal in _rule.literals:
         _RULES_OF[_literal].append(_index)
-for _literal in _RULES_OF:
-    _LITERALS_OF[max(re.findall(r"[a-z]*", _literal), key=len)].append(_literal)
+_WORDS_OF = {literal: frozenset(literal.translate(_LETTERS).split()) for literal in _RULES_OF}
+_WORDS = frozenset().union(*_WORDS_OF.values())
 _PATH = re.compile(
     r"[\w@.-]/[\w@.-]|^/\w|\w\.(?:js|jsx|ts|tsx|mjs|py|md|mdx|html?|css|go|rs|java|kt|rb|php|json|ya?ml|toml|txt|snap|c|cc|cpp|h|hpp)$"
 )
@@ -161,23 +160,18 @@ class Signal:
 def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> list[Hit]:
     """Find every rule's lines. `lines` are lower-case; `alert` is the alert's title and message.
 
-    A literal's longest word is looked for among the log's distinct words first, then the literal in the joined text,
-    so a rule that has nothing to say costs a few microseconds and no pattern.
+    Lines that may hold a literal are found by its words, so a rule that has nothing to say costs a few microseconds and
+    no pattern.
     """
     texts = [line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] for line in lines]
-    joined = "\n".join(texts)
-    starts, position = [], 0
-    for text in texts:
-        starts.append(position)
-        position += len(text) + 1
-    words = "\n".join(set(joined.translate(_LETTERS).split()))
     candidates: dict[int, set[int]] = {}
-    for fragment, literals in _LITERALS_OF.items():
-        if fragment in words:
-            for literal in literals:
-                found = _find_lines(joined, literal, starts)
-                for index in _RULES_OF[literal] if found else ():
-                    candidates.setdefault(index, set()).update(found)
+    find = _Finder(texts)
+    present = {word for word in _WORDS if word in find.words}
+    for literal, parts in _WORDS_OF.items():
+        if parts <= present:
+            found = find(literal)
+            for index in _RULES_OF[literal] if found else ():
+                candidates.setdefault(index, set()).update(found)
     hits: list[Hit] = []
     for index in sorted(candidates):
         rule = RULES[index]
@@ -196,23 +190,55 @@ def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> l
     return hits
 
 
-def _find_lines(joined: str, literal: str, starts: list[int]) -> list[int]:
-    found: list[int] = []
-    at = joined.find(literal)
-    while at >= 0 and len(found) < MAX_MATCHES_PER_LITERAL:
-        line = bisect.bisect_right(starts, at) - 1
-        found.append(line)
-        at = joined.find(literal, starts[line + 1]) if line + 1 < len(starts) else -1
-    if at >= 0:  # a flood: look at its end too
-        end = len(joined)
-        for _ in range(MAX_MATCHES_PER_LITERAL // 4):
-            at = joined.rfind(literal, 0, end)
-            if at < 0:
+class _Finder:
+    """Where texts hold a literal: found by its words; one without a letter is looked for as it is."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._joined = "\n".join(text.replace("\n", " ") for text in texts)
+        self._lines_of: dict[str, list[int]] = defaultdict(list)
+        for number, words in enumerate(self._joined.translate(_LETTERS).split("\n")):
+            for word in set(words.split()):
+                self._lines_of[word].append(number)
+        self.words = "\n" + "\n".join(self._lines_of) + "\n"
+        self._holding: dict[str, set[int]] = {}
+
+    def __call__(self, literal: str) -> Sequence[int]:
+        """Some of the numbers of the texts that hold the literal: in a flood the first ones and the last ones."""
+        parts = _WORDS_OF[literal]
+        if not parts:
+            found = self._scan(literal)
+        else:
+            sets = sorted((self._with_part(part) for part in parts), key=len)
+            likely = set.intersection(*sets) if len(sets) > 1 else sets[0]
+            found = sorted(likely if {literal} == parts else (n for n in likely if literal in self._texts[n]))
+        if len(found) > MAX_MATCHES_PER_LITERAL:
+            return found[:MAX_MATCHES_PER_LITERAL] + found[-MAX_MATCHES_PER_LITERAL // 4 :]
+        return found
+
+    def _with_part(self, part: str) -> set[int]:
+        """The texts that have a word with this part in it."""
+        found = self._holding.get(part)
+        if found is None:
+            found, at = set(), self.words.find(part)
+            while at >= 0:
+                end = self.words.index("\n", at)
+                found.update(self._lines_of[self.words[self.words.rindex("\n", 0, at) + 1 : end]])
+                at = self.words.find(part, end)
+            self._holding[part] = found
+        return found
+
+    def _scan(self, literal: str) -> list[int]:
+        found, number, last = [], 0, 0
+        at = self._joined.find(literal)
+        while at >= 0:
+            number += self._joined.count("\n", last, at)
+            found.append(number)
+            last = self._joined.find("\n", at)
+            if last < 0:
                 break
-            line = bisect.bisect_right(starts, at) - 1
-            found.append(line)
-            end = starts[line]
-    return found
+            at = self._joined.find(literal, last)
+        return found
 
 
 def _matches(rule: rules.Rule, text: str) -> bool:

@@ -16,7 +16,7 @@ Level = Literal["", "debug", "info", "warning", "error", "critical"]
 
 LEVELS: dict[str, Level] = {
     **dict.fromkeys(
-        ("trace", "debug", "verbose", "dbg", "vrb", "trc", "fine", "finer", "finest", "d", "10", "20"), "debug"
+        ("trace", "debug", "verbose", "dbg", "vrb", "trc", "fine", "finer", "finest", "d", "v", "10", "20"), "debug"
     ),
     **dict.fromkeys(("info", "information", "informational", "inf", "notice", "log", "normal", "i", "30"), "info"),
     **dict.fromkeys(("warn", "warning", "wrn", "w", "40"), "warning"),

@@ -287,7 +287,7 @@ class TemplateStore:
         deciding = {shape for shape in set(shapes) if shape.variants is not None}
         if deciding:
             with self._lock:
-                self._tell_apart(shapes, deciding, text)
+                self._tell_apart(shapes, deciding, text, room)
         return shapes
 
     def _fill(  # noqa: PLR0917 - private, and each is a different thing
@@ -366,7 +366,7 @@ class TemplateStore:
         for index, found in gathered.items():
             told[index][0].hits = tuple(found)
 
-    def _tell_apart(self, shapes: list[Shape], deciding: set[Shape], text: Callable[[int], str]) -> None:
+    def _tell_apart(self, shapes: list[Shape], deciding: set[Shape], text: Callable[[int], str], room: Room) -> None:
         """Replace shapes whose numbers decide by the variant of each line, in place."""
         fresh: list[tuple[Shape, str]] = []
         for index, shape in enumerate(shapes):
@@ -377,7 +377,8 @@ class TemplateStore:
             variant = shape.variants.get(numbers)
             if variant is None:
                 variant = shape
-                if len(shape.variants) < MAX_VARIANTS:
+                if len(shape.variants) < MAX_VARIANTS and room.taken < MAX_NEW_SHAPES:
+                    room.taken += 1
                     variant = self._make(line, fresh)
                     shape.variants[numbers] = variant
             shapes[index] = variant

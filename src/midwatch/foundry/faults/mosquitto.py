@@ -298,7 +298,7 @@ def disk_full(place: Place, rng: random.Random) -> Told:
     """The broker's store no longer fits on its disk."""
     with small_disk(place, "volume", mb=rng.uniform(0.3, 0.8), user=user_for("mosquitto")) as disk:
         before = f"persistence true\npersistence_location {disk}/\nautosave_interval 1\nmax_queued_messages 0\n"
-        broker = make(place, rng, before=before)
+        broker = make(place, rng, before=before, logs="log_type error\nlog_type notice\nlog_type information\n")
         who = broker.cast
         broker.start()
         keep = {"client": f"{who.other}-archive", "keep": True}
