@@ -89,7 +89,6 @@ WRONG = (
     Change(file="src/Discounts.java", before="PERCENT.getOrDefault(coupon, 0)", after="PERCENT.get(coupon)", error=""),
     Change(file="src/Discounts.java", before="2, RoundingMode.HALF_UP", after="1, RoundingMode.HALF_UP", error=""),
     Change(file="src/OrderStore.java", before="Integer.compare(left.id(), right.id())", after="Integer.compare(right.id(), left.id())", error=""),
-    Change(file="src/OrderStore.java", before="new ConcurrentHashMap<>()", after="new java.util.HashMap<>()", error=""),
     Change(file="src/OrderStore.java", before="Optional.ofNullable(kept.get(id))", after="Optional.of(kept.get(id))", error=""),
     Change(file="src/OrderStore.java", before="new ArrayList<>(kept.values())", after="List.copyOf(kept.values())", error=""),
 )  # fmt: skip

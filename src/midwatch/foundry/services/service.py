@@ -21,7 +21,7 @@ from midwatch.foundry.props import Call, Traffic, ask
 from midwatch.foundry.recording import Kind, RecordedLine, Recording
 
 APPS = Path(__file__).parent / "apps"
-MAX_LINES = 90
+MAX_LINES = 64
 _HEAD, _LEAD = 12, 40
 """Of a long recording, lines kept from its beginning and lines kept before the first that tells something."""
 TRADES = (
