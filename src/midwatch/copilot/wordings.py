@@ -26,11 +26,11 @@ from midwatch.copilot.templates import Miner, Wording
 MAX_SHAPES = 20_000
 MAX_NEW_SHAPES = 15_000
 """Shapes that one log may add; a third more if their lines speak of trouble."""
-MAX_SKELETONS = 200_000
+MAX_SKELETONS = 100_000
 MAX_LEARNED = 0.25
 CHUNK_TO_JUDGE = 2_000
 """If more than this share of so many lines has skeletons of its own, they hold identifiers: not worth keeping."""
-MAX_WORDS_KNOWN = 200_000
+MAX_WORDS_KNOWN = 100_000
 MAX_VARIANTS = 64
 _MAX_DECIDING_CHARS = 500
 MAX_KEY_BYTES = 2_000
@@ -41,6 +41,7 @@ _DELIMITERS = b"\"',:;{}[]()=|<>&\t\r"
 _TO_WORDS = bytes(48 if code in _DIGITS else 32 if code in _DELIMITERS else code for code in range(256))
 _ACCESS = re.compile(r'" ([1-5]\d\d) (?:\d+|-)(?: |$)')
 _NUMBER = re.compile(r"[ =(\"':]\d+(?:\.\d+(?=%))?(?![\w.:/-])")
+_NUMERIC_LEVEL = re.compile(r"^<\d{1,3}>|\"level\": ?\d\d\b")
 _DECIDES = frozenset(
     ("0", "127", "100", *map(str, range(90, 100)), *map(str, range(130, 140)), *map(str, range(400, 600)))
 )
@@ -436,5 +437,6 @@ def _numbers(line: str) -> tuple[str, ...]:
     if access is not None:
         return (access[1],)
     found = [number[1:] for number in _NUMBER.findall(line[:MAX_KEY_BYTES])]
-    priority = [line[1:4]] if line[:1] == "<" else []
-    return tuple(priority + [number if number in _DECIDES else "0000" if len(number) > 3 else "1" for number in found])
+    level = _NUMERIC_LEVEL.search(line, 0, MAX_KEY_BYTES)
+    first = [level[0]] if level is not None else []
+    return tuple(first + [number if number in _DECIDES else "0000" if len(number) > 3 else "1" for number in found])
