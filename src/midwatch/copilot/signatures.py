@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from midwatch.copilot import rules
 from midwatch.copilot.rules import RULES
@@ -126,8 +127,15 @@ _RULES_OF: dict[str, list[int]] = defaultdict(list)
 for _index, _rule in enumerate(RULES):
     for _literal in _rule.literals:
         _RULES_OF[_literal].append(_index)
-_WORDS_OF = {literal: frozenset(literal.translate(_LETTERS).split()) for literal in _RULES_OF}
-_WORDS = frozenset().union(*_WORDS_OF.values())
+_WORDS_OF: dict[str, frozenset[str]] = {}
+"""The words of a literal that are looked for: its longest one, and those that are not short."""
+_LITERALS_OF: dict[str, list[str]] = defaultdict(list)
+"""Literals by their longest word."""
+for _literal in _RULES_OF:
+    _parts = _literal.translate(_LETTERS).split()
+    _longest = max(_parts, key=len, default="")
+    _WORDS_OF[_literal] = frozenset(part for part in _parts if len(part) > 3 or part == _longest)
+    _LITERALS_OF[_longest].append(_literal)
 _PATH = re.compile(
     r"[\w@.-]/[\w@.-]|^/\w|\w\.(?:js|jsx|ts|tsx|mjs|py|md|mdx|html?|css|go|rs|java|kt|rb|php|json|ya?ml|toml|txt|snap|c|cc|cpp|h|hpp)$"
 )
@@ -166,12 +174,10 @@ def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> l
     texts = [line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] for line in lines]
     candidates: dict[int, set[int]] = {}
     find = _Finder(texts)
-    present = {word for word in _WORDS if word in find.words}
-    for literal, parts in _WORDS_OF.items():
-        if parts <= present:
-            found = find(literal)
-            for index in _RULES_OF[literal] if found else ():
-                candidates.setdefault(index, set()).update(found)
+    for literal in find.likely() if texts else ():
+        found = find(literal)
+        for index in _RULES_OF[literal] if found else ():
+            candidates.setdefault(index, set()).update(found)
     hits: list[Hit] = []
     for index in sorted(candidates):
         rule = RULES[index]
@@ -215,6 +221,10 @@ class _Finder:
         if len(found) > MAX_MATCHES_PER_LITERAL:
             return found[:MAX_MATCHES_PER_LITERAL] + found[-MAX_MATCHES_PER_LITERAL // 4 :]
         return found
+
+    def likely(self) -> Iterable[str]:
+        """The literals whose longest word is in the texts."""
+        return chain.from_iterable(literals for word, literals in _LITERALS_OF.items() if word in self.words)
 
     def _with_part(self, part: str) -> set[int]:
         """The texts that have a word with this part in it."""
