@@ -2,9 +2,9 @@
 
 A line's skeleton is the line without its digits; all skeletons of a log come from one translation of its bytes, and a
 skeleton seen before is one look in a dictionary. A line that is new but for an identifier is found without its hex
-digits, provided that every word that makes the shape stands in it; else by its words, those with digits in them taken
-as equal. Only a line that is new in its words is parsed, mined into a template and read by the signature rules, once
-for all the logs that a service will send.
+digits, provided that the words which this may confuse (`added`, `dead`) stand in it; else by its words, those with
+digits in them taken as equal. Only a line that is new in its words is parsed, mined into a template and read by the
+signature rules, once for all the logs that a service will send.
 
 A store is bounded, whatever comes: a log adds `MAX_NEW_SHAPES` and then only lines that speak of trouble, and a store
 that is full begins anew with the next log.
@@ -29,6 +29,8 @@ MIN_LEARNED = 1_000
 """Skeletons learned from a part of a log: so many, and such a share of its lines. More are lines with identifiers."""
 MAX_WORDS_KNOWN = 100_000
 MAX_VARIANTS = 64
+MAX_AMBIGUOUS = 3
+"""A word of which more letters are left is not taken for another one."""
 MAX_KEY_BYTES = 2_000
 """A longer line is known by its start and its end."""
 
@@ -60,7 +62,7 @@ class TemplateStore:
     def _reset(self) -> None:
         self.miner = Miner()
         self._skeletons: dict[bytes, Shape] = {}
-        self._hexless: dict[bytes, tuple[Shape, tuple[bytes, ...]]] = {}
+        self._hexless: dict[bytes, tuple[Shape, tuple[str, ...]]] = {}
         self._by_words: dict[tuple[bytes, ...], Shape] = {}
         self._words = _Words()
         self._settled = 0
@@ -123,12 +125,13 @@ class TemplateStore:
                 line = _cut(lines[index])
                 bare = line.translate(None, _HEX)
                 like = hexless.get(bare)
-                if like is not None and all(map(line.__contains__, like[1])):
+                if like is not None and all(map(text(index).__contains__, like[1])):
                     shape = like[0]
                 else:
                     words = tuple(map(word, line.translate(_TO_WORDS).split()))
                     shape = by_words.get(words) or self._new(words, text(index), fresh, room)
-                    hexless[bare] = (shape, tuple(part for part in words if part != b"0"))
+                    if shape is not self._rest:
+                        hexless[bare] = (shape, _ambiguous(words))
                 learnable -= 1
                 if learnable > 0:
                     known[keys[index]] = shape
@@ -198,6 +201,15 @@ class _Words(dict[bytes, bytes]):
         if len(self) < MAX_WORDS_KNOWN:
             self[word] = counts
         return counts
+
+
+def _ambiguous(words: Sequence[bytes]) -> tuple[str, ...]:
+    """Words of which so little is left without their hex digits that other words look the same."""
+    return tuple(
+        word.decode("utf-8", "replace")
+        for word in words
+        if word != b"0" and len(bare := word.translate(None, _HEX)) <= MAX_AMBIGUOUS and bare != word
+    )
 
 
 def _cut(line: bytes) -> bytes:
