@@ -437,7 +437,107 @@ Watchdog: This is an alert meant to ensure that the entire alerting pipeline is 
     ),
 ]
 
+PLAIN: list[tuple[str, str]] = [
+    (
+        "oom_memory",
+        "PHP Fatal error:  Allowed memory size of 268435456 bytes exhausted (tried to allocate 20480 bytes)",
+    ),
+    ("oom_memory", "memory allocation of 34359738368 bytes failed"),
+    ("oom_memory", "ERROR importer stopped: the system ran out of memory while sorting"),
+    ("oom_memory", "FEHLER: Nicht genügend Arbeitsspeicher für den Sortiervorgang"),
+    ("cpu_saturation", "WARN host app-7 cpu_percent=99.1 for 15 min"),
+    ("cpu_saturation", "ALARM t3-web CPUCreditBalance is 0.0, instance runs at its baseline"),
+    ("cpu_saturation", "warn: Heartbeat has been running for 00:00:31, which indicates thread pool starvation"),
+    (
+        "disk_storage_full",
+        "ERROR upload rejected: not enough free space on the data partition, insufficient storage space",
+    ),
+    ("disk_storage_full", "etcdserver: mvcc: database space exceeded"),
+    ("disk_storage_full", "cp: écriture de 'dump.sql' : Aucun espace disponible sur le périphérique"),
+    ("connection_exhaustion", "[error] *** New connections will not be accepted until this alarm clears ***"),
+    ("connection_exhaustion", "ERROR acquire connection failed: deadline exceeded, pool=20/20"),
+    ("connection_exhaustion", "accept4: no file descriptors available"),
+    (
+        "quota_rate_limit",
+        "Error: creating subnet: SubnetLimitExceeded: The maximum number of subnets has been reached.",
+    ),
+    ("quota_rate_limit", "WARN mailer: exceeded 50 emails per second, please reduce your request rate"),
+    ("quota_rate_limit", "RateLimiter 'geo' does not permit further calls"),
+    ("scheduling_capacity", "task rejected: no suitable node (insufficient resources on 3 nodes)"),
+    ("scheduling_capacity", "This job is stuck because you don't have any active runners online with these tags"),
+    ("scheduling_capacity", "ERROR provisioner: we do not have sufficient capacity for the requested machine size"),
+    ("image_pull_artifact", "ERROR installer: could not download plugin bundle 4.2, checksum mismatch"),
+    ("image_pull_artifact", "fatal: the checksum of api-2.1.tar.gz does not match, want 1c2d got 9f3e"),
+    ("image_pull_artifact", "docker: no matching manifest for linux/arm64/v8 in the manifest list entries"),
+    ("config_env_error", "/opt/app/run.sh: line 12: API_TOKEN: unbound variable"),
+    (
+        "config_env_error",
+        "ERROR failed to parse the configuration file /etc/app/app.yaml: mapping values are not allowed here",
+    ),
+    ("config_env_error", "Umgebungsvariable DATENBANK_URL ist nicht gesetzt"),
+    ("deploy_regression", "FATAL 14 migrations are pending, refusing to serve with the old schema"),
+    ("deploy_regression", "deploy: smoke test failed on 3.4.0, rolling back to 3.3.2"),
+    ("code_defect_crash", "http: panic serving 10.0.0.7:5123: runtime error: index out of range [3] with length 3"),
+    ("code_defect_crash", "Application Error: Faulting module name: render.dll, exception code: 0xc0000005"),
+    ("code_defect_crash", "PHP Fatal error:  Uncaught Error: Call to a member function total() on null"),
+    ("health_probe", "[WARN] agent: Check is now critical: check=service:cart"),
+    ("health_probe", "WARN readiness check failed: warm-up not finished"),
+    ("health_probe", "Readiness probe failed: dial tcp 10.1.2.3:8080: connect: connection refused"),
+    (
+        "dns_resolution",
+        "dial tcp: lookup stock.internal on 10.0.0.10:53: read udp 10.1.1.1:3931->10.0.0.10:53: i/o timeout",
+    ),
+    ("dns_resolution", "curl: (6) Rechnername stock.internal konnte nicht aufgelöst werden"),
+    ("network_connectivity", "kernel: bond0: link status definitely down for interface eth0, disabling it"),
+    ("network_connectivity", "bgpd: neighbor 10.0.0.1 Hold Timer Expired"),
+    ("network_connectivity", "flow egress denied, packet dropped: policy denied 10.0.0.1 -> 10.0.0.9:5432"),
+    ("service_routing", "backend cart has no server available!"),
+    ("service_routing", "WARN No servers available for service: cart"),
+    ("service_routing", '{"message":"no Route matched with those values"}'),
+    ("tls_cert_expiry", "[emerg] Certificate and private key shop.example.com:443 do not match"),
+    ("tls_cert_expiry", "Das Zertifikat von shop.example.com ist am 30.04. abgelaufen"),
+    ("authn_authz", 'type="LOGIN_ERROR", clientId="web", error="invalid_grant"'),
+    ("authn_authz", 'audit: avc:  denied  { read } for  pid=11 comm="httpd" name="uploads"'),
+    ("dependency_failure", "CircuitBreaker 'tax' changed state from CLOSED to OPEN"),
+    ("dependency_failure", "geocoder: unexpected status 503 from https://maps.example.com/v1"),
+    ("database_slow_or_locked", "Waiting for table metadata lock | ALTER TABLE orders ADD COLUMN region"),
+    (
+        "database_slow_or_locked",
+        "DB::Exception: Too many parts (612). Merges are processing significantly slower than inserts",
+    ),
+    ("queue_backlog", "WARN queue 'mails': consumers 0, messages_ready 184223"),
+    ("queue_backlog", "EsRejectedExecutionException: rejected execution of task, queue capacity = 10000"),
+    ("storage_volume_mount", "OSError: [Errno 5] Input/output error: '/srv/data/part-1'"),
+    ("storage_volume_mount", "FailedBinding persistentvolumeclaim/db no persistent volumes available for this claim"),
+    ("node_control_plane", "raft: failed to contact quorum of nodes, stepping down"),
+    ("node_control_plane", "The computer has rebooted from a bugcheck. The bugcheck was: 0x00000139"),
+    ("node_control_plane", "kernel: NVRM: Xid (PCI:0000:64:00): 79, GPU has fallen off the bus."),
+    (
+        "ci_test_failure",
+        "##[group]Run tests\nFailed asserting that 3 matches expected 4.\n##[error]Process completed with exit code 1.",
+    ),
+    (
+        "ci_build_dependency",
+        "##[group]Run build\nmissing go.sum entry for go.mod file\n##[error]Process completed with exit code 1.",
+    ),
+    ("benign_false_alarm", "WARN node a-3 is leaving\nINFO rolling restart of all nodes finished, 5 of 5 done"),
+    (
+        "benign_false_alarm",
+        "WARN Dienst gestoppt\nINFO Geplante Wartung bis 04:00\nINFO Wartung beendet, Dienst läuft wieder",
+    ),
+]
+"""Plain statements of programs that nobody named."""
+
 NEAR_MISS: list[tuple[str, str, str]] = [
+    ("queue_backlog", "a queue's name", "INFO GET /topics/mails.dlq 200 in 3 ms"),
+    ("cpu_saturation", "a page's load", "INFO page load 120 ms, bundle load 45 kB"),
+    ("disk_storage_full", "full collection", "INFO heap compacted, full gc in 12 ms, disk 40% used"),
+    ("service_routing", "server is there", "INFO no server restart needed, 4 of 4 servers UP"),
+    (
+        "quota_rate_limit",
+        "backoff limit",
+        "Warning BackoffLimitExceeded job/report Job has reached the specified backoff limit",
+    ),
     ("oom_memory", "score setting", "INFO set oom_score_adj to -500 for sshd"),
     ("oom_memory", "zero kills", "INFO container stats memory=120MB oom_kills=0 restarts=0"),
     ("cpu_saturation", "idle", "INFO cpu usage 12% load average: 0.41, 0.38, 0.33"),
@@ -482,6 +582,23 @@ def test_a_plain_log_is_named_for_its_cause(category: str, name: str, log: str) 
 @pytest.mark.parametrize(("category", "name", "line"), NEAR_MISS, ids=[f"{a}-{b}" for a, b, _ in NEAR_MISS])
 def test_words_that_only_look_like_a_cause_are_not_taken_for_it(category: str, name: str, line: str) -> None:
     assert category not in _ranked(line), name
+
+
+@pytest.mark.parametrize(("category", "log"), PLAIN)
+def test_a_plain_statement_is_enough_whoever_prints_it(category: str, log: str) -> None:
+    assert _ranked(log)[:1] == [category]
+
+
+def test_a_healthy_programs_restart_does_not_explain_away_what_breaks_much_later() -> None:
+    quiet = "\n".join(f"INFO handled request {i} in {i % 7} ms" for i in range(300))
+    log = f"LOG:  received fast shutdown request\n{quiet}\nERROR lookup stock.internal: no such host\n{quiet}"
+    assert _ranked(log)[0] == "dns_resolution"
+
+
+def test_of_two_symptoms_the_one_that_came_first_is_named() -> None:
+    probe = "WARN Readiness probe failed: HTTP probe failed with statuscode: 503"
+    after = "\n".join(f"ERROR request {i} to cart failed: connection refused" for i in range(3))
+    assert _ranked(f"{probe}\n{probe}\n{after}")[0] == "health_probe"
 
 
 def test_every_category_has_rules_and_both_kinds_of_example() -> None:

@@ -10,12 +10,12 @@ count.
 
 from __future__ import annotations
 
-import bisect
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from midwatch.copilot import rules
 from midwatch.copilot.rules import RULES
@@ -24,6 +24,14 @@ MIN_SCORE = 2.5
 """A category below this weight is not named at all."""
 UNSEEN = 4.0
 """Weight kept for what no rule knows; it keeps a lone hint from looking certain."""
+PLAIN = 6.5
+"""From this weight on a category is said plainly: what recovers then was an incident and no false alarm."""
+ELSEWHERE, BESIDE = 0.35, 0.2
+"""What a further rule of a category adds where it reads another line than a stronger one, and the same line."""
+FIRST = 1.1
+"""What began first is likelier the cause."""
+LATER = 0.6
+"""Of symptoms that follow from one another the later ones count less."""
 MAX_MATCHES_PER_LITERAL = 400
 MAX_MATCHES_PER_RULE = 100
 """After so many wordings a rule reads only the end of the log."""
@@ -83,6 +91,19 @@ BEATS: dict[str, tuple[str, ...]] = {
 }
 """Which categories are mere symptoms while a cause is plain."""
 
+_SAME_LINE: dict[str, tuple[str, ...]] = {
+    "health_probe": (
+        "network_connectivity",
+        "dependency_failure",
+        "service_routing",
+        "authn_authz",
+        "code_defect_crash",
+        "quota_rate_limit",
+    ),
+    "dns_resolution": ("network_connectivity", "dependency_failure", "service_routing"),
+}
+"""What a line says beside a plain statement is a detail of it: a probe that failed because it was refused."""
+
 SOFT = frozenset(
     {
         "network_connectivity",
@@ -100,8 +121,21 @@ SOFT = frozenset(
 )
 """Troubles that can pass by themselves; a recovery line after the last of them makes them a false alarm."""
 
-_LETTERS = "".join(chr(code) if 97 <= code <= 122 else " " for code in range(128))
-_FRAGMENTS = {literal: max(re.findall(r"[a-z]*", literal), key=len) for rule in RULES for literal in rule.literals}
+_LETTERS = "".join(chr(code) if 97 <= code <= 122 or code == 10 else " " for code in range(128))
+"""What is no letter parts words; lines stay lines."""
+_RULES_OF: dict[str, list[int]] = defaultdict(list)
+for _index, _rule in enumerate(RULES):
+    for _literal in _rule.literals:
+        _RULES_OF[_literal].append(_index)
+_WORDS_OF: dict[str, frozenset[str]] = {}
+"""The words of a literal that are looked for: its longest one, and those that are not short."""
+_LITERALS_OF: dict[str, list[str]] = defaultdict(list)
+"""Literals by their longest word."""
+for _literal in _RULES_OF:
+    _parts = _literal.translate(_LETTERS).split()
+    _longest = max(_parts, key=len, default="")
+    _WORDS_OF[_literal] = frozenset(part for part in _parts if len(part) > 3 or part == _longest)
+    _LITERALS_OF[_longest].append(_literal)
 _PATH = re.compile(
     r"[\w@.-]/[\w@.-]|^/\w|\w\.(?:js|jsx|ts|tsx|mjs|py|md|mdx|html?|css|go|rs|java|kt|rb|php|json|ya?ml|toml|txt|snap|c|cc|cpp|h|hpp)$"
 )
@@ -134,27 +168,21 @@ class Signal:
 def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> list[Hit]:
     """Find every rule's lines. `lines` are lower-case; `alert` is the alert's title and message.
 
-    A literal's longest word is looked for among the log's distinct words first, then the literal in the joined text,
-    so a rule that has nothing to say costs a few microseconds and no pattern.
+    Lines that may hold a literal are found by its words, so a rule that has nothing to say costs a few microseconds and
+    no pattern.
     """
     texts = [line if len(line) <= MAX_LINE_CHARS else line[:MAX_LINE_CHARS] for line in lines]
-    joined = "\n".join(texts)
-    starts, position = [], 0
-    for text in texts:
-        starts.append(position)
-        position += len(text) + 1
-    words = "\n".join(set(joined.translate(_LETTERS).split()))
-    places: dict[str, list[int]] = {}
+    candidates: dict[int, set[int]] = {}
+    find = _Finder(texts)
+    for literal in find.likely() if texts else ():
+        found = find(literal)
+        for index in _RULES_OF[literal] if found else ():
+            candidates.setdefault(index, set()).update(found)
     hits: list[Hit] = []
-    for index, rule in enumerate(RULES):
-        candidates: set[int] = set()
-        for literal in rule.literals:
-            if literal not in places:
-                likely = _FRAGMENTS[literal] in words
-                places[literal] = _find_lines(joined, literal, starts) if likely else []
-            candidates.update(places[literal])
+    for index in sorted(candidates):
+        rule = RULES[index]
         matched = 0
-        for line in sorted(candidates):
+        for line in sorted(candidates[index]):
             if matched >= MAX_MATCHES_PER_RULE and line < len(texts) - MAX_MATCHES_PER_RULE:
                 continue
             if _matches(rule, texts[line]):
@@ -162,32 +190,65 @@ def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> l
                 factor = 1.0 if rule.category in _LEVELLESS else _LEVEL_FACTOR.get(level, 1.0)
                 hits.append(Hit(line, rule.category, index, rule.weight * factor))
                 matched += 1
-    for text in alert.lower()[: 4 * MAX_LINE_CHARS].splitlines():
-        hits += [
-            Hit(-1, rule.category, index, rule.weight * 0.5)
-            for index, rule in enumerate(RULES)
-            if any(literal in text for literal in rule.literals) and _matches(rule, text[:MAX_LINE_CHARS])
-        ]
+    if alert:
+        said = scan(alert.lower()[: 4 * MAX_LINE_CHARS].splitlines())
+        hits += [Hit(-1, hit.category, hit.rule, hit.weight * 0.5) for hit in said]
     return hits
 
 
-def _find_lines(joined: str, literal: str, starts: list[int]) -> list[int]:
-    found: list[int] = []
-    at = joined.find(literal)
-    while at >= 0 and len(found) < MAX_MATCHES_PER_LITERAL:
-        line = bisect.bisect_right(starts, at) - 1
-        found.append(line)
-        at = joined.find(literal, starts[line + 1]) if line + 1 < len(starts) else -1
-    if at >= 0:  # a flood: look at its end too
-        end = len(joined)
-        for _ in range(MAX_MATCHES_PER_LITERAL // 4):
-            at = joined.rfind(literal, 0, end)
-            if at < 0:
+class _Finder:
+    """Where texts hold a literal: found by its words; one without a letter is looked for as it is."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._joined = "\n".join(text.replace("\n", " ") for text in texts)
+        self._lines_of: dict[str, list[int]] = defaultdict(list)
+        for number, words in enumerate(self._joined.translate(_LETTERS).split("\n")):
+            for word in set(words.split()):
+                self._lines_of[word].append(number)
+        self.words = "\n" + "\n".join(self._lines_of) + "\n"
+        self._holding: dict[str, set[int]] = {}
+
+    def __call__(self, literal: str) -> Sequence[int]:
+        """Some of the numbers of the texts that hold the literal: in a flood the first ones and the last ones."""
+        parts = _WORDS_OF[literal]
+        if not parts:
+            found = self._scan(literal)
+        else:
+            sets = sorted((self._with_part(part) for part in parts), key=len)
+            likely = set.intersection(*sets) if len(sets) > 1 else sets[0]
+            found = sorted(likely if {literal} == parts else (n for n in likely if literal in self._texts[n]))
+        if len(found) > MAX_MATCHES_PER_LITERAL:
+            return found[:MAX_MATCHES_PER_LITERAL] + found[-MAX_MATCHES_PER_LITERAL // 4 :]
+        return found
+
+    def likely(self) -> Iterable[str]:
+        """The literals whose longest word is in the texts."""
+        return chain.from_iterable(literals for word, literals in _LITERALS_OF.items() if word in self.words)
+
+    def _with_part(self, part: str) -> set[int]:
+        """The texts that have a word with this part in it."""
+        found = self._holding.get(part)
+        if found is None:
+            found, at = set(), self.words.find(part)
+            while at >= 0:
+                end = self.words.index("\n", at)
+                found.update(self._lines_of[self.words[self.words.rindex("\n", 0, at) + 1 : end]])
+                at = self.words.find(part, end)
+            self._holding[part] = found
+        return found
+
+    def _scan(self, literal: str) -> list[int]:
+        found, number, last = [], 0, 0
+        at = self._joined.find(literal)
+        while at >= 0:
+            number += self._joined.count("\n", last, at)
+            found.append(number)
+            last = self._joined.find("\n", at)
+            if last < 0:
                 break
-            line = bisect.bisect_right(starts, at) - 1
-            found.append(line)
-            end = starts[line]
-    return found
+            at = self._joined.find(literal, last)
+        return found
 
 
 def _matches(rule: rules.Rule, text: str) -> bool:
@@ -245,7 +306,7 @@ def rank(
     `total_lines` the log's length.
     """
     by_rule: dict[str, dict[int, list[Hit]]] = defaultdict(lambda: defaultdict(list))
-    for hit in hits:
+    for hit in _without_details(hits):
         by_rule[hit.category][hit.rule].append(hit)
     scores: dict[str, float] = {}
     lines: dict[str, list[int]] = {}
@@ -253,28 +314,59 @@ def rank(
     ended: dict[str, int] = {}
     last = last or order
     for category, matched in by_rule.items():
-        strengths: list[float] = []
-        hinted: list[float] = []
-        placed: list[tuple[float, int]] = []
-        for group in matched.values():
-            best = max(hit.weight for hit in group)
-            seen = sum(counts[hit.line] if counts and hit.line >= 0 else 1 for hit in group)
-            strength = best * _context(category, ci) * (1 + 0.05 * min(math.log2(seen), 6))
-            (strengths if any(hit.line >= 0 for hit in group) else hinted).append(strength)
-            placed += [(-hit.weight, hit.line) for hit in group if hit.line >= 0]
-        strengths += sorted(hinted)[-1:]  # an alert says one thing, however many rules know its words
-        strengths.sort(reverse=True)
-        scores[category] = strengths[0] + 0.35 * sum(strengths[1:4])
+        scores[category] = _strength(matched.values(), _context(category, ci), counts)
+        placed = [(-hit.weight, hit.line) for group in matched.values() for hit in group if hit.line >= 0]
         lines[category] = list(dict.fromkeys(line for _, line in sorted(placed)))
         onset[category] = min((order[line] if order else line for _, line in placed), default=1 << 60)
         ended[category] = max((last[line] if last else line for _, line in placed), default=-1)
     _weigh_rollout(scores, lines, onset, rollout)
-    _weigh_false_alarm(scores, by_rule, ended, total_lines)
+    places = [
+        (
+            RULES[hit.rule].weight >= 6 and "recover" not in RULES[hit.rule].literals,
+            order[hit.line] if order else hit.line,
+        )
+        for group in by_rule["benign_false_alarm"].values()
+        for hit in group
+        if hit.line >= 0
+    ]
+    _weigh_false_alarm(scores, places, onset, ended, total_lines)
     _weigh_causes(scores, onset)
     kept = {category: score for category, score in scores.items() if score >= MIN_SCORE}
     total = sum(kept.values()) + UNSEEN
     ranked = sorted(kept, key=lambda name: (-kept[name], onset.get(name, 0), name))
     return [Signal(name, kept[name], kept[name] / total, tuple(lines[name])) for name in ranked]
+
+
+def _at(hit: Hit, order: Sequence[int]) -> int:
+    return order[hit.line] if order else hit.line
+
+
+def _strength(groups: Iterable[list[Hit]], context: float, counts: Sequence[int]) -> float:
+    """What a category's rules weigh together: the strongest, and a part of the next three, less of one beside it.
+
+    Each of `groups` are the hits of one rule. The alert's own words say one thing, however many rules know them.
+    """
+    strengths: list[tuple[float, set[int]]] = []
+    for group in groups:
+        seen = sum(counts[hit.line] if counts and hit.line >= 0 else 1 for hit in group)
+        best = max(hit.weight for hit in group)
+        strengths.append((best * context * (1 + 0.05 * min(math.log2(seen), 6)), {hit.line for hit in group}))
+    strengths.sort(key=lambda item: -item[0])
+    total, said = strengths[0]
+    said = set(said)
+    for strength, lines in strengths[1:4]:
+        total += strength * (ELSEWHERE if not lines <= said else 0.0 if lines == {-1} else BESIDE)
+        said |= lines
+    return total
+
+
+def _without_details(hits: Sequence[Hit]) -> list[Hit]:
+    """Hits, lighter where the same line says plainly what they are a detail of."""
+    details: dict[int, set[str]] = defaultdict(set)
+    for hit in hits:
+        if hit.category in _SAME_LINE and RULES[hit.rule].weight >= 6:
+            details[hit.line].update(_SAME_LINE[hit.category])
+    return [replace(hit, weight=hit.weight * 0.3) if hit.category in details.get(hit.line, ()) else hit for hit in hits]
 
 
 def _context(category: str, ci: bool) -> float:
@@ -320,11 +412,16 @@ def _weigh_rollout(
 
 def _weigh_false_alarm(
     scores: dict[str, float],
-    by_rule: dict[str, dict[int, list[Hit]]],
+    places: Sequence[tuple[bool, int]],
+    onset: dict[str, int],
     ended: dict[str, int],
     total_lines: int,
 ) -> None:
-    """A false alarm is what has passed or was planned; whatever cannot pass by itself forbids it."""
+    """A false alarm is what has passed or was planned; whatever cannot pass by itself forbids it.
+
+    `places` are (whether it tells of a plan, where) of what speaks for a false alarm. A plan explains only what began
+    near it, and a recovery only what had ended by then: other programs restart and recover beside an incident too.
+    """
     benign = "benign_false_alarm"
     if benign not in scores:
         return
@@ -332,13 +429,16 @@ def _weigh_false_alarm(
     if any(name not in SOFT for name in troubles):
         scores[benign] *= 0.25
         return
-    planned = any(RULES[rule].weight >= 6 and "recover" not in RULES[rule].literals for rule in by_rule[benign])
+    near = max(20, total_lines // 20)
     for name in troubles:
-        quiet = total_lines - 1 - ended[name]
-        if ended[name] <= ended[benign] or (planned and quiet >= max(20, 0.3 * total_lines)):
+        planned = any(plan and abs(at - onset[name]) <= near for plan, at in places)
+        recovered = any(not plan and at >= ended[name] for plan, at in places)
+        if planned and (ended[name] <= ended[benign] or total_lines - ended[name] > max(20, 0.3 * total_lines)):
             scores[name] *= 0.3
         elif planned:
             scores[name] *= 0.7
+        elif recovered:
+            scores[name] *= 0.3 if scores[name] < PLAIN else 0.75
         else:
             scores[benign] *= 0.4
 
@@ -347,10 +447,15 @@ def _weigh_causes(scores: dict[str, float], onset: dict[str, int]) -> None:
     plain = {name for name, score in scores.items() if score >= 5.5}
     for cause in sorted(plain, key=lambda name: -scores[name]):
         for symptom in BEATS.get(cause, ()):
-            if symptom in scores and cause not in BEATS.get(symptom, ()):
+            if symptom not in scores or cause in BEATS.get(symptom, ()):
+                continue
+            if cause not in _BUSINESS or onset[cause] <= onset[symptom]:  # of two symptoms the later one follows
                 scores[symptom] *= 0.35
     real = [name for name in scores if name != "benign_false_alarm" and scores[name] >= MIN_SCORE]
     if len(real) > 1:
         first = min(real, key=lambda name: onset[name])
         if onset[first] < min(onset[name] for name in real if name != first):
-            scores[first] *= 1.1
+            scores[first] *= FIRST
+            if scores[first] >= 5.5 and first in _BUSINESS:
+                for name in real:
+                    scores[name] *= LATER if name != first and name in _BUSINESS else 1.0

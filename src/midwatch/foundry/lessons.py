@@ -22,8 +22,9 @@ BUDGETS = (400, 600, 800)
 """Evidence budgets that lessons are made with, tokens, so that the model does not learn one length."""
 
 
-NAMELESS, THINNED = 0.35, 0.25
-"""How often a lesson loses the names of who printed its lines, and some of the lines that are not true."""
+NAMELESS, THINNED, WORN = 0.35, 0.5, 0.4
+"""How often a lesson loses the names of who printed its lines, lines that are not true, and words here and there."""
+WORN_WORDS = 0.12
 _PRINTER = re.compile(r"^((?:CRITICAL|ERROR|WARNING) )?[A-Za-z][\w./-]{1,40}: (?=\S)")
 CHUNK = 250
 """Incidents that one process makes at a time."""
@@ -63,18 +64,21 @@ def lessons(incidents: Iterable[Incident], seed: int) -> Iterator[Lesson]:
 
 
 def varied(incident: Incident, evidence: Evidence, draw: random.Random) -> Evidence:
-    """The evidence as another day might have shown it: without who printed a line, with fewer lines beside the true.
+    """The evidence as another day might have shown it: without who printed a line, with fewer lines beside the true,
+    with words missing.
 
-    The model then leans on what is said and not on the name of a program or on the company of a line.
+    The model then leans on what is said, and not on the name of a program, the company of a line, or one exact wording.
     """
-    nameless, thinned = draw.random() < NAMELESS, draw.random() < THINNED
+    nameless, worn = draw.random() < NAMELESS, draw.random() < WORN
+    share = draw.uniform(0.1, 0.8) if draw.random() < THINNED else 1.0
     true = {line.id for line in true_lines(incident, evidence)}
-    kept = [line for line in evidence.lines if not thinned or line.id in true or draw.random() < 0.6]
-    lines = tuple(
-        replace(line, id=f"L{number}", shown=_PRINTER.sub(r"\1", line.shown, count=1) if nameless else line.shown)
-        for number, line in enumerate(kept or evidence.lines, start=1)
-    )
-    return replace(evidence, lines=lines)
+    kept = [line for line in evidence.lines if line.id in true or draw.random() < share] or evidence.lines
+    lines = []
+    for number, line in enumerate(kept, start=1):
+        shown = _PRINTER.sub(r"\1", line.shown, count=1) if nameless else line.shown
+        words = [word for word in shown.split(" ") if not worn or draw.random() > WORN_WORDS]
+        lines.append(replace(line, id=f"L{number}", shown=" ".join(words) or shown))
+    return replace(evidence, lines=tuple(lines))
 
 
 def true_answer(incident: Incident, evidence: Evidence) -> str | None:

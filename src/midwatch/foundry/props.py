@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import re
 import socket
 import ssl
 import struct
@@ -234,8 +235,8 @@ def certificate(
         ["req", "-config", str(config), "-new", *asked],
         ["ca", "-config", str(config), "-batch", *signer, *signed, "-extensions", "ext", *ends],
     ):
-        done = subprocess.run(  # noqa: S603 - our own arguments
-            ["openssl", *command],  # noqa: S607
+        done = subprocess.run(
+            ["openssl", *command],
             capture_output=True,
             text=True,
             check=False,
@@ -290,3 +291,45 @@ def limited(command: Sequence[str], **limits: int) -> list[str]:
     """A command under limits of the shell: `limited(command, v=200_000, n=64)` is `ulimit -v 200000 -n 64`."""
     script = "; ".join([*(f"ulimit -{name} {value}" for name, value in limits.items()), 'exec "$@"'])
     return ["sh", "-c", script, "sh", *command]
+
+
+@contextmanager
+def memory_group(mb: int, name: str) -> Iterator[Callable[[Sequence[str]], list[str]]]:
+    """A control group with so much memory: what is yielded makes a command run in it.
+
+    The kernel kills what needs more. Raises `FoundryError` where no group may be made.
+    """
+    old = Path("/sys/fs/cgroup/memory")
+    folder, limit = (old / name, "memory.limit_in_bytes") if old.is_dir() else (old.parent / name, "memory.max")
+    try:
+        folder.mkdir()
+        (folder / limit).write_text(str(mb << 20))
+    except OSError as error:
+        raise FoundryError(f"No control group can be made: {error}.", "Record this fault as root.") from error
+    script = f'echo $$ > {folder}/cgroup.procs && exec "$@"'
+    try:
+        yield lambda command: ["sh", "-c", script, "sh", *command]
+    finally:
+        for _ in range(200):  # the last process of a group may need a moment to be gone
+            try:
+                folder.rmdir()
+                break
+            except OSError:
+                time.sleep(0.02)
+
+
+def kernel_kill(group: str) -> list[str]:
+    """What the kernel said when it last killed a process of a memory group, its stack and counters left out.
+
+    Raises `FoundryError` if it said nothing, or may not be read.
+    """
+    done = subprocess.run(["dmesg"], capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    at = max((number for number, line in enumerate(lines) if f"task_memcg=/{group}," in line), default=-1)
+    if at < 0:
+        raise FoundryError(
+            f"The kernel told nothing about {group}: {done.stderr.strip()}.", "Record this fault as root."
+        )
+    begin = max(number for number in range(at + 1) if "invoked oom-killer" in lines[number])
+    kept = re.compile(r"oom-kill|out of memory|(memory|swap): usage|Tasks state|\] \[ *(pid|\d+)\]|oom_reaper")
+    return [line for line in lines[begin : at + 2] if kept.search(line)]

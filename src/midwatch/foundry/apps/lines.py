@@ -53,8 +53,11 @@ class Nats:
     """One connection to NATS. Commands: `pub SUBJECT TEXT`, `sub SUBJECT`, `next`, `ask SUBJECT TEXT`, `stall`."""
 
     def __init__(self, options: dict[str, Any], login: dict[str, str], name: str) -> None:
-        self._wire = importlib.import_module("wire").Wire(**options)
+        ca = options.get("ca", "")
+        self._wire = importlib.import_module("wire").Wire(**options, later=bool(ca))
         self._wire.line()
+        if ca:
+            self._wire.secure(ca)
         hello = {"verbose": False, "pedantic": False, "lang": "python", "version": "1.0", "name": name, **login}
         self._inbox = f"_INBOX.{id(self):x}"
         self._wire.send(b"CONNECT " + json.dumps(hello).encode() + b"\r\nPING\r\n")
@@ -92,13 +95,13 @@ class Nats:
     def _message(self) -> str:
         while not (line := self._wire.line().decode()).startswith("MSG"):
             self._other(line)
-        return str(self._wire.block(int(line.split(" ")[-1]) + 2)[:-2].decode("utf-8", "replace"))
+        return str(self._wire.block(int(line.rsplit(" ", 1)[-1]) + 2)[:-2].decode("utf-8", "replace"))
 
     def _other(self, line: str) -> None:
         if line.startswith("-ERR"):
             raise ServerError("nats: " + line.removeprefix("-ERR ").strip("'"))
         if line.startswith("MSG"):
-            self._wire.block(int(line.split(" ")[-1]) + 2)
+            self._wire.block(int(line.rsplit(" ", 1)[-1]) + 2)
         elif line == "PING":
             self._wire.send(b"PONG\r\n")
 

@@ -130,7 +130,9 @@ KIT = Kit(
     heavy=lambda rng: f"/report?months={rng.choice((300, 500, 800))}",
     slow_search=lambda rng: f"/search?q={'a' * rng.randrange(24, 27)}!",
     open_files=72,
+    group_mb=130,
     tls_settings=_key_store,
+    roomy=lambda command: ["-Xmx2g" if part.startswith("-Xmx") else part for part in command],
 )
 _SCENES = {**IN_CODE, **LIMITS, **OUTSIDE, **CALM}
 _SCENES.pop("own-certificate")  # a JVM ends such connections without reading why

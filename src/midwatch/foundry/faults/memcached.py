@@ -135,14 +135,14 @@ def too_large(place: Place, rng: random.Random) -> Told:
     """A new version of a service stores objects that are larger than memcached takes."""
     server = _new(place, rng)
     who = server.cast
-    server.start("-m", "64", "-v", "-I", "16k", "-o", "slab_chunk_max=8")
+    server.start("-m", "64", "-v")
     old = server.serve(rng, pause_s=0.3)
     let_run(rng, 1.0, 2.5)
     broke = place.now
     place.stop(old)
     major, minor, _ = who.version.split(".")
     version = f"{major}.{int(minor) + 1}.0"
-    routes = (*usual_routes(), Route(name="PUT /catalog", steps=("set catalog:{id} {blob}",), ok=204, weight=4))
+    routes = (*usual_routes(), Route(name="PUT /catalog", steps=("set catalog:{id} {huge}",), ok=204, weight=4))
     server.serve(rng, routes=routes, version=version, pause_s=0.35)
     place.wait_for("object too large for cache", timeout_s=20)
     let_run(rng, 2.0, 3.5)
@@ -166,7 +166,15 @@ def bad_flags(place: Place, rng: random.Random) -> Told:
     broke = place.now
     place.stop(process)
     wrong = rng.choice(
-        (("-c", "lots"), ("-t", "0"), ("-f", "0.9"), ("-I", "2000m"), ("-o", "lru_segments"), ("-B", "json"), ("-n", "0"))
+        (
+            ("-c", "lots"),
+            ("-t", "0"),
+            ("-f", "0.9"),
+            ("-I", "2000m"),
+            ("-o", "lru_segments"),
+            ("-B", "json"),
+            ("-n", "0"),
+        )
     )
     for _ in range(rng.randint(1, 3)):
         server.start("-v", *wrong, ready=False).wait(20)

@@ -161,6 +161,7 @@ KIT = Kit(
     heavy=lambda rng: f"/report?months={rng.choice((4000, 6000, 9000))}",
     slow_search=lambda rng: f"/search?q={'a' * rng.randrange(23, 26)}!",
     open_files=48,
+    group_mb=64,
     user_command=lambda service: [_SYSTEM, "-B", "main.py"],
 )
 FAULTS = (

@@ -21,7 +21,7 @@ from midwatch.foundry.props import Call, Traffic, ask
 from midwatch.foundry.recording import Kind, RecordedLine, Recording
 
 APPS = Path(__file__).parent / "apps"
-MAX_LINES = 90
+MAX_LINES = 64
 _HEAD, _LEAD = 12, 40
 """Of a long recording, lines kept from its beginning and lines kept before the first that tells something."""
 TRADES = (
@@ -207,7 +207,7 @@ class Service:
     ) -> Recording:
         """What was heard, as a recording; lines that match `truth` after the break show the cause."""
         lines = self.place.lines(truth, since=broke_at or 0.0, hide=self._swaps())
-        here = "\n".join(line.text for line in lines)
+        here = "\n".join(f"{line.source} {line.text}" for line in lines)
         host = "domain" if "." in self.host else "host"
         known = {self.host: host, self.name: "service", self.upstream: "service", **(names or {})}
         began = lines[0].at if lines else 0.0
@@ -218,7 +218,7 @@ class Service:
             kind=kind,
             category=category,
             severity=severity,
-            entity=self.name if entity is None else entity,
+            entity=self.name if entity is None or (entity and entity not in here) else entity,
             cause=cause.format(service=self.name, upstream=self.upstream),
             accepted=tuple(accepted),
             alert_title=self.rng.choice(ALERTS[alert]).format(service=self.name),
@@ -241,6 +241,7 @@ class Service:
             f"127.0.0.1:{self.port}": f"0.0.0.0:{port}",
             f":{self.port}": f":{port}",
             f"{self.port}": port,
+            "127.0.0.1": f"10.{self.rng.randrange(256)}.{self.rng.randrange(256)}.{self.rng.randrange(2, 250)}",
         }
 
 

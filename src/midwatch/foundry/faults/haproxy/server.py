@@ -100,6 +100,7 @@ class Balancer:
             f"backend {self.back} unhealthy",
         )
         swaps = {f"{self.place.folder}/conf": "/etc/haproxy", f"{self.place.folder}/tls": "/etc/haproxy/certs"}
+        client = f"10.{self.rng.randrange(256)}.{self.rng.randrange(256)}.{self.rng.randrange(2, 250)}"
         return Told(
             cause=cause,
             ended_at=self.place.now,
@@ -108,7 +109,7 @@ class Balancer:
             broke_at=broke_at,
             mended_at=mended_at,
             names={self.back: "service"},
-            hide={**self.hide, **swaps, f"127.0.0.1:{self.port}": "0.0.0.0:80"},
+            hide={**self.hide, **swaps, f"127.0.0.1:{self.port}": "0.0.0.0:80", "127.0.0.1": client},
             alert=(self.rng.choice(alerts) if broke_at is not None else "", ""),
             accepted=accepted,
             severity=severity,

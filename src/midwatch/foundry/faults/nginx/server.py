@@ -142,6 +142,7 @@ class Edge:
             f"127.0.0.1:{self.port}": f"0.0.0.0:{shown}",
             f":{self.port}": "",
             os.uname().release: "6.1.0-28-amd64",
+            "127.0.0.1": f"10.{self.rng.randrange(256)}.{self.rng.randrange(256)}.{self.rng.randrange(2, 250)}",
         }
         return Told(
             cause=cause,
