@@ -381,6 +381,17 @@ def test_a_number_that_decides_keeps_lines_apart(usual: str, bad: str) -> None:
     assert any(line.line_number == 31 for line in evidence.lines)
 
 
+def test_an_identifier_hides_no_other_word() -> None:
+    draw = random.Random(2)
+    for usual, bad in (("peer added", "peer dead"), ("file {} read", "failed {} read"), ("cache fed", "cache bad")):
+        lines = [
+            f"{usual.replace('{}', f'{draw.getrandbits(64):x}')} {draw.getrandbits(128):032x}" for _ in range(3_000)
+        ]
+        lines[1_500] = f"{bad.replace('{}', f'{draw.getrandbits(64):x}')} {draw.getrandbits(128):032x}"
+        found = read(lines, TemplateStore())
+        assert sorted(one.count for one in found.seen.values()) == [1, 2_999]
+
+
 def test_several_readers_may_share_a_store() -> None:
     store = TemplateStore()
     logs = [[*haystack(800, seed), f"ERROR part{seed}: No space left on device"] for seed in range(6)]

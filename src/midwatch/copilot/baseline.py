@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import orjson
 
 from midwatch.copilot.reading import Digest
-from midwatch.copilot.wordings import Shape
+from midwatch.copilot.shapes import Shape
 from midwatch.errors import MidwatchError
 
 MAX_WORDINGS = 20_000

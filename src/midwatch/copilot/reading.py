@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot.parsing import clip
-from midwatch.copilot.wordings import Room, Shape, TemplateStore
+from midwatch.copilot.shapes import Shape
+from midwatch.copilot.wordings import Room, TemplateStore
 
 CHUNK_LINES = 20_000
 MAX_KEPT_CHARS = 2_000

@@ -17,8 +17,8 @@ from midwatch.copilot import rules, signatures
 from midwatch.copilot.baseline import Baseline
 from midwatch.copilot.model import Case
 from midwatch.copilot.reading import BEFORE_END, Digest, Seen
+from midwatch.copilot.shapes import Shape
 from midwatch.copilot.signatures import Hit, Signal
-from midwatch.copilot.wordings import Shape
 
 _LEVEL_SCORE = {"critical": 5.0, "error": 4.0, "warning": 1.5, "debug": -1.0}
 _ALERT_WORDS = frozenset(
