@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from midwatch.copilot import rules, taxonomy
+from midwatch.copilot import rules, signatures, taxonomy
 from midwatch.copilot.evidence import build_evidence
 from midwatch.copilot.model import Case
 
@@ -636,6 +636,18 @@ def test_a_test_that_passed_says_nothing_whatever_its_name() -> None:
 
 def test_an_echoed_script_is_not_its_outcome() -> None:
     assert _ranked("2026-03-24T10:56:22Z \x1b[36;1mecho 'no space left on device'\x1b[0m") == []
+
+
+def test_no_pattern_that_matches_is_missed_for_its_literals() -> None:
+    texts = [line.lower() for _, _, log in POSITIVE for line in log.splitlines()]
+    texts += [line.lower() for _, log in PLAIN for line in log.splitlines()]
+    found = {(hit.line, hit.rule) for hit in signatures.scan(texts)}
+    for number, text in enumerate(texts):
+        for index, rule in enumerate(rules.RULES):
+            said = (number, index) in found
+            literal = any(literal in text for literal in rule.literals)
+            assert literal or rule.pattern.search(text) is None, (rule.pattern.pattern[:80], text)
+            assert literal or not said
 
 
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: f"{rule.category}-{rule.literals[0]}")
