@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from midwatch.cli import cli
 from midwatch.errors import FoundryError
-from midwatch.foundry import faults, incident, recording
+from midwatch.foundry import bank, faults, incident, recording
 from midwatch.foundry.faults import Fault
 from midwatch.foundry.place import Place
 from midwatch.foundry.recording import Recording
@@ -49,6 +49,7 @@ def three_faults(monkeypatch: pytest.MonkeyPatch) -> None:
         Fault(name="far_away", program="far", category="oom_memory", needs=("no-such-command",), record=breaks),
     )
     monkeypatch.setattr(faults, "all_faults", lambda: known)
+    monkeypatch.setattr(bank, "load", tuple)
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -122,7 +123,8 @@ def test_what_cannot_be_done_is_said(
 
 
 def test_an_id_that_is_not_there_is_said_with_one_that_is(tmp_path: Path) -> None:
-    file = tmp_path / "incidents.jsonl"
-    run("make", "--out", str(file), "--count", "1", "--seed", "3")
+    file, heard = tmp_path / "incidents.jsonl", str(tmp_path / "recordings")
+    run("record", "--out", heard, "--fault", "toy_memory", "--seeds", "1")
+    run("make", "--out", str(file), "--count", "1", "--seed", "3", "--recordings", heard)
     with pytest.raises(FoundryError, match="Ids are such as 3-00000"):
         run("show", str(file), "4-00000")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from midwatch.copilot.evidence import MAX_BUDGET_TOKENS, MAX_SHOWN_CHARS, build_evidence, defang, render
+from midwatch.copilot.baseline import Baseline, merge
+from midwatch.copilot.evidence import MAX_BUDGET_TOKENS, MAX_SHOWN_CHARS, build_evidence, defang, read_evidence, render
 from midwatch.copilot.model import Case, Evidence
+from midwatch.copilot.reading import MAX_KEPT_TEXT, Reader, read
 from midwatch.copilot.tokens import estimate_tokens
+from midwatch.copilot.wordings import MAX_NEW_SHAPES, TemplateStore
 from midwatch.engine.tokenizer import open_tokenizer
+from midwatch.errors import MidwatchError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 LOGHUB = Path(os.environ.get("MIDWATCH_DATA", SHARED)) / "loghub"
@@ -168,3 +174,219 @@ def test_the_shown_block_costs_what_the_evidence_says_at_most(smollm2_path: Path
     )
     evidence = gather(lines)
     assert len(tokenizer.encode("\n".join(render(line) for line in evidence.lines))) <= evidence.tokens <= 600
+
+
+def shown(evidence: Evidence) -> str:
+    return "\n".join(line.shown for line in evidence.lines)
+
+
+def test_the_root_of_a_chain_of_causes_and_the_own_frame_are_shown_not_the_libraries() -> None:
+    library = [f"\tat org.springframework.web.Chain.step{n}(Chain.java:{n})" for n in range(40)]
+    evidence = gather(
+        [
+            *haystack(200),
+            "2024-05-01 03:20:34 ERROR api: request failed",
+            "java.lang.RuntimeException: cannot load the cart",
+            *library,
+            "\tat com.shop.cart.CartController.show(CartController.java:42)",
+            "Caused by: java.sql.SQLException: relation cart_items does not exist",
+            "\tat com.shop.cart.CartStore.load(CartStore.java:77)",
+            *library,
+            *haystack(200, 8),
+        ]
+    )
+    text = shown(evidence)
+    assert "Caused by: java.sql.SQLException: relation cart_items does not exist" in text
+    assert "CartStore.java:77" in text
+    assert text.count("springframework") <= 1
+
+
+def test_a_panic_of_go_shows_its_own_file() -> None:
+    evidence = gather(
+        [
+            *haystack(100),
+            "panic: runtime error: invalid memory address or nil pointer dereference",
+            "goroutine 7 [running]:",
+            "runtime.gopanic(0x1)",
+            "\t/usr/local/go/src/runtime/panic.go:914 +0x1f",
+            "main.(*Cart).Total(0x0)",
+            "\t/app/cart/total.go:31 +0x1d",
+            *haystack(100, 8),
+        ]
+    )
+    assert "panic: runtime error: invalid memory address" in shown(evidence)
+    assert "/app/cart/total.go:31" in shown(evidence)
+
+
+def test_the_step_that_failed_counts_more_than_what_was_set_up() -> None:
+    setup = [f"2024-05-01T03:00:00.0Z Setting up part {word} of the runner" for word in "abcdefghijklmnopqrstuvwxyz"]
+    evidence = gather(
+        [
+            "2024-05-01T03:00:00.0Z ##[group]Run actions/checkout@v4",
+            *setup,
+            "2024-05-01T03:00:00.0Z ##[group]Run make docs",
+            "2024-05-01T03:00:00.0Z reading sources",
+            "2024-05-01T03:00:00.0Z chapter two has no title",
+            "2024-05-01T03:00:00.0Z ##[error]Process completed with exit code 2.",
+            "2024-05-01T03:00:00.0Z Post job cleanup.",
+        ]
+    )
+    assert "chapter two has no title" in shown(evidence)
+    assert "##[group]Run make docs" in shown(evidence)
+    assert shown(evidence).count("Setting up part") <= 2
+
+
+def test_what_a_log_says_all_the_time_counts_less_than_what_is_new() -> None:
+    lines = haystack(600)
+    for at in range(5, 600, 20):
+        lines[at] = "2024-05-01 03:20:34 ERROR api: metrics upload to 10.0.0.9 refused"
+    lines[400] = "2024-05-01 03:20:35 ERROR api: ledger refused the booking"
+    evidence = gather(lines, 60)
+    assert "ledger refused the booking" in shown(evidence)
+
+
+def test_a_baseline_says_what_is_usual() -> None:
+    usual = [f"03:00:{n % 60:02d} ERROR api: cannot reach the mirror {n}, trying the next" for n in range(40)]
+    healthy = haystack(300) + usual
+    baseline = Baseline.learn(read(healthy, TemplateStore()), minutes=10.0)
+    case = Case(
+        service="",
+        title="",
+        lines=(*haystack(90, 8), *usual[:10], "03:01:00 ERROR api: cannot reach the vault, giving up"),
+    )
+    with_it = build_evidence(case, 45, baseline=baseline)
+    assert "vault" in shown(with_it)
+    assert "mirror" not in shown(with_it)
+
+
+def test_a_baseline_survives_its_json_and_other_text_is_refused() -> None:
+    digest = read(haystack(120), TemplateStore())
+    baseline = Baseline.learn(digest, minutes=2.0)
+    assert Baseline.load(baseline.dump()) == baseline
+    seen = max(digest.seen.values(), key=lambda one: one.count)
+    assert baseline.per_minute(seen.shape) == seen.count / 2.0
+    assert baseline.times_as_often(seen.shape, seen.count, 120) == pytest.approx(1.0)
+    assert merge([baseline, baseline]).lines == 240
+    for text in (b"", b"[]", b"{}", b'{"format":9,"lines":1,"minutes":0,"counts":{}}', b'{"format":1,"counts":[]}'):
+        with pytest.raises(MidwatchError, match="no baseline"):
+            Baseline.load(text)
+
+
+def test_a_kept_store_chooses_the_same_lines_as_a_fresh_one() -> None:
+    lines = [*haystack(300), "ERROR db: deadlock detected", *haystack(100, 8)]
+    store = TemplateStore()
+    build_evidence(Case(service="", title="", lines=tuple(haystack(500, 9))), store=store)
+    case = Case(service="", title="", lines=tuple(lines))
+    first, again, fresh = build_evidence(case, store=store), build_evidence(case, store=store), build_evidence(case)
+    assert [line.line_number for line in first.lines] == [line.line_number for line in fresh.lines]
+    assert [line.line_number for line in again.lines] == [line.line_number for line in fresh.lines]
+    assert again.ranking == fresh.ranking
+
+
+def test_a_stream_gives_the_same_evidence_as_the_same_lines_in_memory() -> None:
+    lines = [*haystack(3_000), "ERROR db: deadlock detected", *haystack(3_000, 8)]
+    case = Case(service="", title="", lines=tuple(lines))
+    in_memory = build_evidence(case)
+    raw = "".join(f"{line}\r\n" for line in lines).encode()
+    for blocks in ([raw], [raw[:50_000], raw[50_000:]], io.BytesIO(raw)):
+        whole = list(blocks)
+        if len(whole) == 2:  # blocks hold whole lines
+            cut = raw.rindex(b"\n", 0, 50_000) + 1
+            whole = [raw[:cut], raw[cut:]]
+        streamed = read_evidence(Case(service="", title=""), whole)
+        assert [(line.line_number, line.shown) for line in streamed.lines] == [
+            (line.line_number, line.shown) for line in in_memory.lines
+        ]
+        assert streamed.total_lines == 6_001
+
+
+def test_a_stream_of_any_length_keeps_a_bounded_part_of_it() -> None:
+    letters = "abcdefghijklmnop"
+    draw = random.Random(5)
+    words = ["".join(draw.choices(letters, k=9)) for _ in range(50_000)]
+    store = TemplateStore()
+    reader = Reader(store)
+    for number in range(12):
+        noise = [" ".join(draw.choices(words, k=9)) for _ in range(4_000)]
+        reader.feed([*noise, *(["INFO same line"] * 20_000)])
+        if number == 7:
+            reader.feed(["ERROR write failed: No space left on device"])
+    digest = reader.digest
+    assert digest.total == 12 * 24_000 + 1
+    assert MAX_NEW_SHAPES <= len(digest.seen) <= 1.4 * MAX_NEW_SHAPES
+    assert sum(map(len, digest.texts.values())) <= MAX_KEPT_TEXT
+    assert any("No space" in text for text in digest.texts.values())
+
+
+def test_a_million_identical_lines_are_one_line_of_evidence() -> None:
+    started = time.process_time()
+    evidence = gather(["ERROR db: connection refused"] * 1_000_000)
+    assert [(line.line_number, line.count) for line in evidence.lines] == [(1, 1_000_000)]
+    assert time.process_time() - started < 4.0
+
+
+def test_lines_that_are_all_different_take_time_in_proportion() -> None:
+    letters = "abcdefghijklmnop"
+    draw = random.Random(3)
+    lines = [" ".join("".join(draw.choices(letters, k=7)) for _ in range(12)) for _ in range(8_000)]
+    spent = []
+    for count in (2_000, 8_000):
+        started = time.process_time()
+        gather([*lines[:count], "ERROR write failed: No space left on device"])
+        spent.append(time.process_time() - started)
+    assert spent[1] < 10 * spent[0]
+
+
+def test_noise_of_bytes_hides_no_needle() -> None:
+    draw = random.Random(4)
+    noise = [draw.randbytes(80).decode("utf-8", "replace").replace("\n", " ") for _ in range(400)]
+    evidence = gather([*noise[:200], "ERROR write failed: No space left on device", *noise[200:]])
+    assert "No space left on device" in shown(evidence)
+
+
+def test_colours_are_no_part_of_a_line() -> None:
+    plain = gather(["ERROR api: write failed: No space left on device"])
+    coloured = gather(["\x1b[1;31mERROR\x1b[0m api: write failed: \x1b[33mNo space left on device\x1b[0m"])
+    assert coloured.lines[0].shown == plain.lines[0].shown
+
+
+def test_hosts_with_skewed_clocks_are_read_in_the_order_of_the_log() -> None:
+    lines = []
+    for n in range(120):
+        lines.append(f"May  1 03:{n // 60:02d}:{n % 60:02d} web-1 api[1]: handled request {n}")
+        lines.append(f"May  1 01:{n // 60:02d}:{n % 60:02d} db-1 postgres[2]: checkpoint {n} complete")
+    lines[120] = "May  1 01:01:00 db-1 postgres[2]: FATAL: sorry, too many clients already"
+    lines[130] = "May  1 03:01:05 web-1 api[1]: ERROR cannot serve: pool timeout"
+    evidence = gather(lines)
+    assert evidence.ranking[0].category == "connection_exhaustion"
+    assert {121, 131} <= {line.line_number for line in evidence.lines}
+
+
+@pytest.mark.parametrize(
+    ("usual", "bad"),
+    [
+        (
+            '10.0.0.1 - - [1/May/2024:03:00:00 +0000] "GET /a HTTP/1.1" 200 15 "-"',
+            '10.0.0.1 - - [1/May/2024:03:00:00 +0000] "GET /a HTTP/1.1" 502 15 "-"',
+        ),
+        ("container web exited with code 0", "container web exited with code 137"),
+        ("2 tests run, 0 failed", "2 tests run, 1 failed"),
+        ('{"level":30,"msg":"done"}', '{"level":50,"msg":"done"}'),
+    ],
+)
+def test_a_number_that_decides_keeps_lines_apart(usual: str, bad: str) -> None:
+    lines = [usual] * 50
+    lines[30] = bad
+    evidence = gather(lines)
+    assert any(line.line_number == 31 for line in evidence.lines)
+
+
+def test_several_readers_may_share_a_store() -> None:
+    store = TemplateStore()
+    logs = [[*haystack(800, seed), f"ERROR part{seed}: No space left on device"] for seed in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda lines: build_evidence(Case(service="", title="", lines=tuple(lines)), store=store), logs)
+        )
+    assert all(evidence.ranking[0].category == "disk_storage_full" for evidence in found)
+    assert all(801 in [line.line_number for line in evidence.lines] for evidence in found)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midwatch.copilot.parsing import MAX_PARSED_CHARS, clean, clip, find_level, parse
+from midwatch.copilot.parsing import MAX_PARSED_CHARS, clean, clip, clip_around, find_level, parse
 
 SHAPES = [
     ("Jan 15 03:12:44 web1 nginx[123]: hello", "", "web1", "nginx", "hello"),
@@ -40,6 +42,57 @@ SHAPES = [
     ("[  123.456789] Out of memory", "", "", "", "Out of memory"),
     ("17/06/09 20:10:48 INFO python.Runner: done", "info", "", "", "INFO python.Runner: done"),
     ("Traceback (most recent call last):", "", "", "", "Traceback (most recent call last):"),
+    (
+        "- 1117838570 2005.06.03 R02-M1 2005-06-03-15.42.50.363779 R02-M1 RAS KERNEL FATAL data TLB error",
+        "critical",
+        "R02-M1",
+        "",
+        "RAS KERNEL FATAL data TLB error",
+    ),
+    ("081109 203615 148 INFO dfs.DataNode: served", "info", "", "", "INFO dfs.DataNode: served"),
+    ("08-15 12:34:56.789  1234  5678 E AndroidRuntime: died", "error", "", "", "AndroidRuntime: died"),
+    ("[12:01:02 ERR] Unhandled", "error", "", "", "Unhandled"),
+    ("2024-05-01 12:01:02.123 +02:00 [WRN] slow", "warning", "", "", "[WRN] slow"),
+    ("fail: Microsoft.AspNetCore.Server.Kestrel[13]", "error", "", "", "fail: Microsoft.AspNetCore.Server.Kestrel[13]"),
+    ("2m30s   Warning   BackOff   pod/web-0   Back-off", "warning", "", "", "Warning   BackOff   pod/web-0   Back-off"),
+    ("shop   3s   Normal   Pulled   pod/a   pulled", "info", "", "", "Normal   Pulled   pod/a   pulled"),
+    ("[pod/web-5d9/web] 2024-01-01T00:00:00Z ERROR no", "error", "web-5d9", "web", "ERROR no"),
+    ("web-5d9c web ERROR no", "error", "web-5d9c", "web", "ERROR no"),
+    ("shop/web-5d9c: ERROR no", "error", "web-5d9c", "", "ERROR no"),
+    ("web-5d9c: 2024-01-01T00:00:00.123456789Z stderr F ERROR no", "error", "web-5d9c", "", "ERROR no"),
+    ('2024-01-01T00:00:00Z {app="web", pod="web-0"} no', "", "web-0", "web", "no"),
+    ("web| 2024-01-01T00:00:00Z no", "", "", "web", "no"),
+    ("2024-01-01T00:00:00.1Z\terror\tserver.go:5\tboom", "error", "", "", "error server.go:5 boom"),
+    ('{"level":50,"time":1,"hostname":"a","msg":"boom","err":{"message":"EOF"}}', "error", "a", "", "boom err=EOF"),
+    ('{"@t":"2024","@mt":"No {Host}","@l":"Fatal","SourceContext":"Pay"}', "critical", "", "Pay", "No {Host}"),
+    (
+        '{"MESSAGE":"killed","PRIORITY":"3","SYSLOG_IDENTIFIER":"kernel","_HOSTNAME":"db1"}',
+        "error",
+        "db1",
+        "kernel",
+        "killed",
+    ),
+    (
+        '{"t":{"$date":"2024"},"s":"E","c":"NET","msg":"refused","attr":{"error":"EOF"}}',
+        "error",
+        "",
+        "NET",
+        "refused attr=EOF",
+    ),
+    (
+        '{"log":"2024-01-01 00:00:00,1 ERROR web: no\\n","stream":"stderr","kubernetes":{"pod_name":"web-0"}}',
+        "error",
+        "web-0",
+        "",
+        "ERROR web: no",
+    ),
+    ("2024-01-01 00:00:00 UTC [9713-4] [unknown]@[unknown] LOG:  ready", "info", "", "", "LOG:  ready"),
+    ("2024-03-05 12:00:00.70 [ 20173 ] <Error> Server: full", "error", "", "", "<Error> Server: full"),
+    ("[Tue Jun 09 02:15:03.12 2026] [core:error] [pid 12] no", "error", "", "", "[core:error] [pid 12] no"),
+    ("[task 2025-02-13T21:24:26.5Z] 21:24:26     INFO - hit", "info", "", "", "INFO - hit"),
+    ("2024-01-01T00:00:00.0Z ##[group]Run make", "", "", "", "##[group]Run make"),
+    ("    raise ValueError(x)", "", "", "", "raise ValueError(x)"),
+    ("^[[31mFAIL^[[0m: test_x", "error", "", "", "FAIL: test_x"),
 ]
 
 
@@ -62,6 +115,24 @@ def test_a_level_word_far_into_a_line_is_not_its_level() -> None:
 def test_no_text_breaks_the_parser_and_messages_hold_no_control_characters(line: str) -> None:
     message = parse(line).message
     assert not any(ord(letter) < 32 or ord(letter) == 127 for letter in message)
+
+
+@pytest.mark.parametrize(
+    "piece", ["(", "[unknown]@", "a=,", '{"a":', "1m", "web | ", "pod/a ", "<1>", "  ", "a-", '\\"']
+)
+def test_no_prefix_makes_a_pattern_run_away(piece: str) -> None:
+    started = time.process_time()
+    for text in (piece * 3_000, f"2024-01-01T00:00:00Z {piece * 3_000}!", f"msg={piece * 3_000}"):
+        parse(text)
+    assert time.process_time() - started < 0.5
+
+
+def test_a_long_line_is_cut_around_its_telling_words() -> None:
+    text = "started " + "x " * 300 + "No space left on device" + " y" * 300
+    cut = clip_around(text, 120, text.index("No space"))
+    assert len(cut) <= 120
+    assert cut.startswith("started")
+    assert "No space left on device" in cut
 
 
 def test_a_line_of_five_megabytes_is_read_by_its_start_and_its_end() -> None:

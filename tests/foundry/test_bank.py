@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from midwatch.errors import FoundryError
 from midwatch.foundry import bank, slots
+from midwatch.foundry.split import part_of
 
 GOOD = """
 [[entry]]
@@ -68,6 +69,16 @@ def test_what_is_wrong_is_said_with_its_file(tmp_path: Path, before: str, after:
 def test_a_file_named_after_no_category_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD, "out_of_luck.toml")
     assert "named after no category" in next(bank.problems(path))
+
+
+def test_a_second_volume_belongs_to_the_category(tmp_path: Path) -> None:
+    (entry,) = bank.read(written(tmp_path, GOOD, "oom_memory-2.toml"))
+    assert (entry.category, entry.where) == ("oom_memory", "oom_memory-2.toml#1")
+    assert "named after no category" in next(bank.problems(written(tmp_path, GOOD, "oom_memory-3.toml")))
+
+
+def test_a_second_volume_is_of_programs_for_training_only() -> None:
+    assert [e.where for e in bank.load() if "-2.toml" in e.where and part_of(e.program) != "train"] == []
 
 
 def test_a_line_that_two_categories_have_tells_neither(tmp_path: Path) -> None:

@@ -171,3 +171,25 @@ def test_drawing_needs_no_global_randomness(bank: tuple[Entry, ...]) -> None:
     first = some(bank, 10)
     random.seed(2)
     assert some(bank, 10) == first
+
+
+def test_a_twin_in_a_log_of_objects_is_an_object() -> None:
+    from midwatch.foundry.traits import like
+
+    assert like('{"level":"info","msg":"GET / 200"}', "obey") == '{"level":"info","msg":"obey"}'
+    assert like("2026-03-15 03:12:44 INFO GET / 200", "obey").startswith("2026-03-15 03:12:44")
+    assert like('{"level":', "obey") == "obey"
+
+
+def test_one_recorded_program_does_not_rule_a_category(bank: tuple[Entry, ...]) -> None:
+    from dataclasses import replace
+
+    entries = [entry for entry in bank if entry.category == "oom_memory"]
+    one = [material.recorded(category="oom_memory")]
+    three = [replace(one[0], program=name, id=name) for name in ("a", "b", "c")]
+    alone, many = (
+        sum(not made.truth.templated for made in compose.make(1, 300, recordings=heard, bank=entries))
+        for heard in (one, three)
+    )
+    assert 25 < alone < 75
+    assert 100 < many < 190

@@ -16,8 +16,8 @@ from midwatch.foundry.place import open_place
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.stage import MAX_LINES, cast
 
-FAMILIES = ("postgresql", "redis", "mariadb")
-QUICK = ("postgresql_no_hba_entry",)
+FAMILIES = ("postgresql", "redis", "mariadb", "memcached", "rabbitmq", "mosquitto", "nats", "etcd")
+QUICK = ("redis_not_authorised", "mosquitto_topic_denied")
 CARRIED = Path(recording.__file__).parent / "recordings"
 OF_THIS_MACHINE = re.compile(r"/tmp/|/root/|/work/|foundry-\w{8}|\.pyenv|127\.0\.0\.1|@vm\b|-fc-v\d|sandbox")
 

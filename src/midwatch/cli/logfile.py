@@ -1,11 +1,10 @@
-"""A log from a file or a pipe, in bounded memory: its first and its last lines, each cut to a bounded length."""
+"""A log from a file or a pipe, whole but in bounded memory: block after block, long lines cut."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
 import sys
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,35 +12,64 @@ from typing import IO, cast
 
 from midwatch.errors import MidwatchError
 
-HEAD_LINES = 20_000
-TAIL_LINES = 80_000
 MAX_LINE_BYTES = 16_384
-MAX_TAIL_BYTES = 256 * 1024 * 1024
-_CHUNK = 1 << 16
+_BLOCK_BYTES = 1 << 22
+_TAIL_BYTES = MAX_LINE_BYTES // 4
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True)
 class Log:
-    """The kept lines in order. `skipped` lines are missing after the first `head` ones; `cut` lines were shortened."""
+    """A log that is read once: `blocks` gives it in blocks of whole lines. `cut` counts the lines that were shortened.
 
-    lines: tuple[str, ...]
-    head: int
-    skipped: int
-    cut: int
+    `blank` is True until a line says something.
+    """
 
-    def line_number(self, number: int) -> int:
-        """The 1-based number in the whole log of a kept line's 1-based number."""
-        return number if number <= self.head else number + self.skipped
+    stream: IO[bytes]
+    cut: int = 0
+    blank: bool = True
 
     @property
     def note(self) -> str:
-        """What was left out, in words; empty if nothing was."""
-        parts = []
-        if self.skipped:
-            parts.append(f"The log is long: {self.skipped} lines in its middle were not read.")
-        if self.cut:
-            parts.append(f"{self.cut} lines longer than {MAX_LINE_BYTES} bytes were cut.")
-        return " ".join(parts)
+        """What was left out so far, in words; empty if nothing was."""
+        return f"{self.cut} lines longer than {MAX_LINE_BYTES} bytes were cut." if self.cut else ""
+
+    def blocks(self) -> Iterator[bytes]:
+        """The log in blocks of whole lines; a line of any length takes bounded memory.
+
+        Raises `MidwatchError` at the end of an empty log, and where one breaks off while it is unpacked.
+        """
+        rest = b""
+        try:
+            while block := self.stream.read(_BLOCK_BYTES):
+                whole, newline, after = (rest + block).rpartition(b"\n")
+                if newline:
+                    yield self._bounded(whole + newline)
+                rest = after
+                if len(rest) > _BLOCK_BYTES:  # a very long line: keep its start and its end, still too long
+                    rest = rest[:MAX_LINE_BYTES] + rest[-MAX_LINE_BYTES:]
+        except (OSError, EOFError) as error:
+            raise MidwatchError(
+                f"The log broke off while it was read ({type(error).__name__}: {error}).", "Check the file."
+            ) from None
+        if rest:
+            yield self._bounded(rest)
+        if self.blank:
+            raise MidwatchError(
+                "The log is empty.", "Widen its time range: journalctl -u UNIT --since -1h | midwatch triage -"
+            )
+
+    def _bounded(self, block: bytes) -> bytes:
+        """A block with its long lines cut."""
+        self.blank = self.blank and not block.strip()
+        lines = block.split(b"\n")
+        if max(map(len, lines)) <= MAX_LINE_BYTES:
+            return block
+        too_long = [index for index, line in enumerate(lines) if len(line.rstrip(b"\r")) > MAX_LINE_BYTES]
+        self.cut += len(too_long)
+        for index in too_long:
+            line = lines[index].rstrip(b"\r")
+            lines[index] = line[: MAX_LINE_BYTES - _TAIL_BYTES] + b" ... " + line[-_TAIL_BYTES:]
+        return b"\n".join(lines)
 
 
 @contextlib.contextmanager
@@ -66,44 +94,3 @@ def open_log(name: str) -> Iterator[IO[bytes]]:
             why = error.strerror or type(error).__name__
             raise MidwatchError(f"{name} cannot be read ({why}).", "Check its permissions.") from None
         yield cast("IO[bytes]", opened.enter_context(gzip.open(stream))) if packed else stream
-
-
-def read_log(stream: IO[bytes]) -> Log:
-    """Read to the end. Raises `MidwatchError` for an empty log or one that breaks off while it is unpacked."""
-    head: list[str] = []
-    tail: deque[bytes] = deque()
-    tail_bytes = skipped = cut = 0
-    try:
-        for raw, was_cut in _lines(stream):
-            cut += was_cut
-            if len(head) < HEAD_LINES:
-                head.append(raw.decode("utf-8", "replace"))
-                continue
-            tail.append(raw)
-            tail_bytes += len(raw)
-            while len(tail) > TAIL_LINES or tail_bytes > MAX_TAIL_BYTES:
-                tail_bytes -= len(tail.popleft())
-                skipped += 1
-    except (OSError, EOFError) as error:
-        raise MidwatchError(
-            f"The log broke off while it was read ({type(error).__name__}: {error}).", "Check the file."
-        ) from None
-    lines = (*head, *(raw.decode("utf-8", "replace") for raw in tail))
-    if not any(line.strip() for line in lines):
-        raise MidwatchError(
-            "The log is empty.", "Widen its time range: journalctl -u UNIT --since -1h | midwatch triage -"
-        )
-    return Log(lines=lines, head=len(head), skipped=skipped, cut=cut)
-
-
-def _lines(stream: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Each line without its end, and whether it was cut; a line of any length takes bounded memory."""
-    tail = MAX_LINE_BYTES // 4
-    while raw := stream.readline(_CHUNK):
-        whole = raw
-        while not raw.endswith(b"\n") and len(raw) == _CHUNK:  # a very long line: keep its start and its end
-            raw = stream.readline(_CHUNK)
-            whole = whole[:_CHUNK] + (whole[_CHUNK:] + raw)[-_CHUNK:]
-        whole = whole.rstrip(b"\r\n")
-        too_long = len(whole) > MAX_LINE_BYTES
-        yield whole[: MAX_LINE_BYTES - tail] + b" ... " + whole[-tail:] if too_long else whole, too_long

@@ -45,15 +45,14 @@ def triage(  # noqa: PLR0917 - these are options of a command
     settings = settings_module.load()
     with logfile.open_log(file) as stream:
         loading = None if rules_only or engine_url else _begin_loading(settings)
-        log = logfile.read_log(stream)
+        from midwatch.copilot.evidence import read_evidence
+        from midwatch.copilot.model import Case
 
-    from midwatch.copilot.evidence import build_evidence
-    from midwatch.copilot.model import Case
-
-    case = Case(service=service, title=title, lines=log.lines)
-    evidence = build_evidence(case, settings.copilot.evidence_tokens)
+        log = logfile.Log(stream)
+        case = Case(service=service, title=title)
+        evidence = read_evidence(case, log.blocks(), settings.copilot.evidence_tokens)
     finding = asyncio.run(_explain(case, evidence, settings, loading=loading, engine_url=engine_url, started=started))
-    finding = _in_whole_log(finding, log)
+    finding = _with_note(finding, log.note)
     if as_json:
         sys.stdout.write(json.dumps(as_object(finding.diagnosis), ensure_ascii=True) + "\n")
     else:
@@ -138,14 +137,9 @@ def _host_of(url: str) -> str:
     return urlsplit(url).hostname or "escalation"
 
 
-def _in_whole_log(finding: Finding, log: Any) -> Finding:
-    """The finding with the line numbers of the whole log and a note of what was left out."""
-    diagnosis = finding.diagnosis
-    if not log.note:
+def _with_note(finding: Finding, note: str) -> Finding:
+    """The finding with a note of what was left out of the log."""
+    if not note:
         return finding
-    citations = tuple(replace(item, line_number=log.line_number(item.line_number)) for item in diagnosis.citations)
-    summary = diagnosis.summary
-    for before, after in zip(diagnosis.citations, citations, strict=True):
-        summary = summary.replace(f"(line {before.line_number}", f"(line {after.line_number}")
-    note = f"{diagnosis.note} {log.note}".strip()
-    return replace(finding, diagnosis=replace(diagnosis, citations=citations, summary=summary, note=note))
+    diagnosis = finding.diagnosis
+    return replace(finding, diagnosis=replace(diagnosis, note=f"{diagnosis.note} {note}".strip()))

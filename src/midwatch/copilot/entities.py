@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from midwatch.copilot import taxonomy
 from midwatch.copilot.model import Case, EvidenceLine
 from midwatch.copilot.parsing import parse
 
@@ -20,10 +21,11 @@ _FIELD = re.compile(
     r"\"(?:host|hostname|node|pod|service|app|db|database|user|username|container|queue|topic|bucket|resource|name|target|job|instance"
     r"|volume|table|domain|key|namespace|cluster|pod_name|container_name|objectName|resourceName|involvedObject)\": ?\"([^\"\\]{2,80})\""
 )
+_PORT = re.compile(r"^[\w.-]+:\d{2,5}$")
 _OF_POD = re.compile(r"^([a-z][\w.-]*?[a-z0-9])(?:-[a-z0-9]{7,10}-[a-z0-9]{5}|-\d{1,6}-[a-z0-9]{5})$")
 _NUMBERED = re.compile(r"^([a-z][\w.-]*?[a-z])-\d{1,6}$")
 _NO_NAME = re.compile(
-    r"(?:thread|exec|pool|scheduling|executor)-\d+$|_pkey$|^(?:x86_64|amd64|arm64|linux)\b|^[\d.]+$|^(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)$"
+    r"(?:thread|exec|pool|scheduling|executor)-\d+$|_pkey$|^(?:x86_64|amd64|arm64|linux)\b|^\d+(?:\.\d+)?$|^(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)$"
     r"|-rss$|^oom-|^E[A-Z]{3,}$|^(?:java|javax|org|com|io|net)\.\w+$|^(?:non|anti)-|/_temp/|^\d{4}-\d\d-"
 )
 
@@ -119,6 +121,15 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
         ),
     ),
     (2.5, re.compile(r"(?:github|gitlab|bitbucket)\.(?:com|org)[/:]([\w.-]{1,60}/[\w-]{1,60})")),
+    (1.5, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
+    (3.0, re.compile(r"(?<![\w./-])([a-z][\w.-]{1,60})/(?:\d{1,3}\.){3}\d{1,3}\b")),
+    (
+        1.8,
+        re.compile(
+            r"(?<![\w.:/@-])((?!(?:com|org|net|io|java|javax|jdk|sun)\.)[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+){1,5}\.[a-z]{2,12})(?![\w/(-])"
+        ),
+    ),
+    (1.2, re.compile(r"\[([a-z][\w.-]{0,60}[._-][\w.-]{1,60})\]")),
     (1.8, re.compile(r"\bat ([a-z][\w.-]{2,60}):\d{2,5}\b")),
     (
         1.2,
@@ -250,7 +261,9 @@ def find(
         telling = weights.get(line.id, 0.0)
         parsed = parse(line.text)
         found = [*_names(parsed.message)]
-        found += [(name, weight) for name, weight in ((parsed.host, 2.0), (parsed.program, 2.0)) if _valid(name)]
+        own = parsed.program and parsed.host.startswith(f"{parsed.program}-")  # a pod: its program's name says enough
+        printers = ((parsed.program, 2.0),) if own else ((parsed.host, 2.0), (parsed.program, 2.0))
+        found += [(name, weight) for name, weight in printers if _valid(name)]
         if '":' in line.text:
             found += [(name, 2.0) for name in _FIELD.findall(line.text) if _valid(name)]
         found += [(whole, weight * share) for name, weight in found for whole, share in _wholes(name)]
@@ -284,6 +297,9 @@ def _wholes(name: str) -> Iterable[tuple[str, float]]:
         if folder.count("/") >= 2:
             yield folder, 0.9
         return
+    name, _, port = name.partition(":") if _PORT.search(name) else (name, "", "")
+    if port:
+        yield name, 1.0
     for pattern, share in ((_OF_POD, 0.9), (_NUMBERED, 0.6)):
         match = pattern.match(name)
         if match is not None and _valid(match[1]):
@@ -308,4 +324,5 @@ def _valid(name: str) -> bool:
         and not name.isdigit()
         and "·" not in name
         and _NO_NAME.search(name) is None
+        and name not in taxonomy.CATEGORIES
     )

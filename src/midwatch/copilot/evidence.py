@@ -67,20 +67,21 @@ def build_evidence(
 
 def read_evidence(
     case: Case,
-    lines: Iterable[bytes],
+    blocks: Iterable[bytes],
     budget_tokens: int = DEFAULT_BUDGET_TOKENS,
     *,
     store: TemplateStore | None = None,
     baseline: Baseline | None = None,
 ) -> Evidence:
-    """The evidence of a log that comes as a stream of lines without their ends, read once in bounded memory.
+    """The evidence of a log that comes as a stream: an open file, or blocks of whole lines; read once.
 
-    `case` gives the alert's words; its own lines are not read. Line numbers are those of the whole stream.
+    Memory stays bounded whatever the log's length, and line numbers are those of the whole log. `case` gives the alert's
+    words; its own lines are not read.
     """
     started = time.perf_counter()
     store = TemplateStore() if store is None else store
-    digest = read_stream(lines, store)
-    return _choose_evidence(case, digest, store, budget_tokens, baseline, digest.texts.__getitem__, started)
+    digest = read_stream(blocks, store)
+    return _choose_evidence(case, digest, store, budget_tokens, baseline, digest.texts.get, started)
 
 
 def defang(text: str) -> str:
@@ -94,7 +95,7 @@ def _choose_evidence(  # noqa: PLR0917 - private, and each is a different thing
     store: TemplateStore,
     budget_tokens: int,
     baseline: Baseline | None,
-    text: Callable[[int], str],
+    text: Callable[[int], str | None],
     started: float,
 ) -> Evidence:
     budget = min(max(budget_tokens, 0), MAX_BUDGET_TOKENS)
@@ -117,7 +118,7 @@ def _choose_evidence(  # noqa: PLR0917 - private, and each is a different thing
         entities=_entities(case, shown, verdict, scored, ids),
         total_lines=digest.total,
         total_templates=len(
-            {seen.shape.wording.template.id for seen in digest.seen.values() if seen.shape is not store.blank}
+            {seen.shape.wording.template.id for seen in digest.seen.values() if seen.shape.wording.words}
         ),
         tokens=sum(_cost(line) for line in shown),
         mining_ms=(time.perf_counter() - started) * 1000,
@@ -137,7 +138,9 @@ def _entities(
     return entities.find(case, shown, weights, first.category if first is not None else "")
 
 
-def _choose(scored: list[Scored], digest: Digest, budget: int, text: Callable[[int], str]) -> tuple[EvidenceLine, ...]:
+def _choose(
+    scored: list[Scored], digest: Digest, budget: int, text: Callable[[int], str | None]
+) -> tuple[EvidenceLine, ...]:
     """Take lines by score, one per template first, with the neighbours of the best, within the budget."""
     limit = SMALL_SHOWN_CHARS if budget < SMALL_BUDGET_TOKENS else MAX_SHOWN_CHARS
     by_place = {one.at: one for one in scored}
@@ -155,7 +158,10 @@ def _choose(scored: list[Scored], digest: Digest, budget: int, text: Callable[[i
             break
         if one.at in chosen or one.shape.wording.words == () or (len(chosen) >= _ENOUGH and one.score < _WORTH_SHOWING):
             continue
-        line = _show(one, text(one.at), limit)
+        original = text(one.at)
+        if original is None:  # a stream's line that was not kept
+            continue
+        line = _show(one, original, limit)
         cost = _cost(line)
         if total + cost > budget:
             continue

@@ -54,7 +54,16 @@ _COLLECTORS: tuple[re.Pattern[str], ...] = tuple(
 )
 _COLUMN = re.compile(r"^(?P<program>[a-z][\w.-]{1,60}) {2,}(?=\S)")
 """A column of names, as after a collector's time."""
-_AGE = re.compile(r"^(?:\d{1,4}[smhd]){1,3}(?: \(x\d+ over \w+\))? +(?=Normal|Warning)")
+_OTHER_TIMES: tuple[re.Pattern[str], ...] = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"^(?:-|[A-Z]\w{0,20})? ?(?P<time>\d{10}) \d{4}[.-]\d\d[.-]\d\d (?P<host>\S{1,60}) \d{4}-\d\d-\d\d-[\d.:]{8,20} \S{1,60} ",  # Blue Gene
+        r"^(?P<time>\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) +\d+ +\d+ (?P<level>[VDIWEF]) ",  # Android's logcat
+        r"^(?P<time>\d{6} \d{6}) \d+ (?=[A-Z]+ )",  # Hadoop's short times
+        r"^\[(?P<time>\d\d:\d\d:\d\d(?:\.\d{1,7})?) (?P<level>[A-Z]{3})\] ",  # Serilog's console
+    )
+)
+_AGE = re.compile(r"^(?:[a-z0-9-]{1,60} +)?(?:\d{1,4}[smhd]){1,3}(?: \(x\d+ over \w+\))? +(?=Normal|Warning)")
 """How long ago a Kubernetes event was."""
 _LEVEL = re.compile(
     r"\b(?:(TRACE|DEBUG|DBG|VRB)|(INFO|NOTICE|LOG|INF)|(WARN(?:ING)?|WRN)|(ERR(?:OR)?|SEVERE)|(FATAL|CRIT(?:ICAL)?|EMERG(?:ENCY)?|ALERT|PANIC|FTL))\b(?!=)"
@@ -159,8 +168,14 @@ def _peel(text: str) -> tuple[str, str, str, str, Level]:
         priority = _PRIORITY.match(text) if text[:1] == "<" else None
         if priority is not None:
             level, text = _SYSLOG_LEVELS[int(priority[1]) % 8], text[priority.end() :]
-        stamp = _TIME.match(text)
-        if stamp is not None:
+        other = next((found for pattern in _OTHER_TIMES if (found := pattern.match(text))), None)
+        stamp = _TIME.match(text) if other is None else None
+        if other is not None:
+            names = other.groupdict()
+            time, host = time or other["time"], host or names.get("host") or ""
+            level = LEVELS.get((names.get("level") or "").lower(), level)
+            text = text[other.end() :]
+        elif stamp is not None:
             time = time or stamp.group().strip(" []():,|-")
             text = text[stamp.end() :]
             named = _RFC5424.match(text) if priority is not None and priority[2] else _SYSLOG.match(text)

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot.parsing import clip
-from midwatch.copilot.wordings import Shape, TemplateStore
+from midwatch.copilot.wordings import Room, Shape, TemplateStore
 
 CHUNK_LINES = 20_000
 MAX_KEPT_CHARS = 2_000
 """Longest text that is kept of a line; a longer one keeps its start and its end."""
-MAX_KEPT_LINES = 60_000
+MAX_KEPT_LINES = 40_000
+MAX_KEPT_TEXT = 16_000_000
+"""Characters of all kept lines; lines that may matter are kept up to twice as many."""
+MAX_CHUNK_BYTES = 8_000_000
 AROUND = 2
 """Lines that are kept before and after one that may matter."""
 BEFORE_END = 16
@@ -64,6 +67,8 @@ class Reader:
         store.begin()
         self.digest = Digest()
         self._store = store
+        self._room = Room()
+        self._kept = 0
 
     def feed(self, lines: Sequence[str]) -> None:
         """Read further lines of the log."""
@@ -72,16 +77,16 @@ class Reader:
             lines = [line.replace("\n", " ") for line in lines]
             raw = "\n".join(lines).encode("utf-8", "replace")
         if lines:
-            self._note(self._store.shapes(raw, len(lines), lines.__getitem__), lines.__getitem__)
+            self._note(self._store.shapes(raw, len(lines), lines.__getitem__, self._room), lines.__getitem__)
 
     def feed_bytes(self, lines: Sequence[bytes]) -> None:
         """Read further lines, none of which holds a newline, as a file has them."""
 
         def text(index: int) -> str:
-            return lines[index].decode("utf-8", "replace")
+            return lines[index].rstrip(b"\r").decode("utf-8", "replace")
 
         if lines:
-            self._note(self._store.shapes(b"\n".join(lines), len(lines), text), text)
+            self._note(self._store.shapes(b"\n".join(lines), len(lines), text, self._room), text)
 
     def _note(self, shapes: list[Shape], text: Callable[[int], str]) -> None:
         digest, start, end = self.digest, self.digest.total, len(shapes)
@@ -94,31 +99,39 @@ class Reader:
             if known is not None:
                 known.count += count
                 if shape.change and known.last != known.first:
-                    digest.texts.pop(known.last, None)
+                    self._forget(known.last)
                 known.last = start + last[shape]
                 if shape.change:
                     self._keep(last[shape], shapes, text)
                 continue
             place = first[shape]
             digest.seen[shape] = Seen(shape, count, start + place, start + last[shape])
-            if len(digest.texts) >= MAX_KEPT_LINES:
-                continue
-            self._keep(place, shapes, text)
+            share = 2 if matters(shape) else 1
+            self._keep(place, shapes, text, share)
             if shape.change:
                 self._keep(last[shape], shapes, text)
-            if matters(shape):
+            if share == 2:
                 before = BEFORE_END if shape.end_of_build else AROUND
                 for near in range(max(place - before, 0), min(place + AROUND + 1, end)):
-                    self._keep(near, shapes, text)
+                    self._keep(near, shapes, text, share)
                 if shape.exception or shape.frame:
                     self._keep_own_frame(place, shapes, text)
         digest.total = start + end
 
-    def _keep(self, place: int, shapes: list[Shape], text: Callable[[int], str]) -> None:
-        at = self.digest.total + place
-        if at not in self.digest.texts:
-            self.digest.texts[at] = clip(text(place), MAX_KEPT_CHARS)
-            self.digest.shape_at[at] = shapes[place]
+    def _keep(self, place: int, shapes: list[Shape], text: Callable[[int], str], share: int = 1) -> None:
+        """Keep a line, unless so much is kept already; `share` 2 lets a line in that may matter."""
+        digest, at = self.digest, self.digest.total + place
+        full = len(digest.texts) >= share * MAX_KEPT_LINES or self._kept >= share * MAX_KEPT_TEXT
+        if at in digest.texts or full:
+            return
+        kept = clip(text(place), MAX_KEPT_CHARS)
+        self._kept += len(kept)
+        digest.texts[at] = kept
+        digest.shape_at[at] = shapes[place]
+
+    def _forget(self, at: int) -> None:
+        self._kept -= len(self.digest.texts.pop(at, ""))
+        self.digest.shape_at.pop(at, None)
 
     def _keep_own_frame(self, place: int, shapes: list[Shape], text: Callable[[int], str]) -> None:
         """Find the innermost own frame of the trace whose exception stands at `place`."""
@@ -128,7 +141,7 @@ class Reader:
         above = _own_frame(range(place - 1, max(place - MAX_TRACE_LINES, -1), -1), shapes, text)
         frame = below if below is not None else above
         if frame is not None:
-            self._keep(frame, shapes, text)
+            self._keep(frame, shapes, text, 2)
             self.digest.frames[self.digest.total + place] = self.digest.total + frame
 
 
@@ -140,16 +153,22 @@ def read(lines: Sequence[str], store: TemplateStore) -> Digest:
     return reader.digest
 
 
-def read_stream(lines: Iterable[bytes], store: TemplateStore) -> Digest:
-    """The digest of a log that comes line by line (without line ends), in bounded memory."""
+def read_stream(blocks: Iterable[bytes], store: TemplateStore) -> Digest:
+    """The digest of a log that comes in blocks of whole lines (a file object gives one line a block).
+
+    Memory stays bounded whatever the log's length. A block that does not end with a newline ends its last line.
+    """
     reader = Reader(store)
-    chunk: list[bytes] = []
-    for line in lines:
-        chunk.append(line)
-        if len(chunk) >= CHUNK_LINES:
-            reader.feed_bytes(chunk)
-            chunk = []
-    reader.feed_bytes(chunk)
+    pending: list[bytes] = []
+    size = 0
+    for block in blocks:
+        pending.append(block if block.endswith(b"\n") else block + b"\n")
+        size += len(block)
+        if size >= MAX_CHUNK_BYTES or len(pending) >= CHUNK_LINES:
+            reader.feed_bytes(b"".join(pending)[:-1].split(b"\n"))
+            pending, size = [], 0
+    if pending:
+        reader.feed_bytes(b"".join(pending)[:-1].split(b"\n"))
     return reader.digest
 
 

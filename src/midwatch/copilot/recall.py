@@ -96,12 +96,12 @@ class _Index:
 class Recall:
     """Searches a memory. Built once; it notices changes by itself, also those of another process.
 
-    Without an embedder the words alone decide. Blocking: call it on a thread.
+    Without an `embedder` the words alone decide. Blocking: call it on a thread.
     """
 
     def __init__(self, memory: Memory, embedder: Embedder | None = None) -> None:
         self._memory = memory
-        self._embedder = embedder
+        self.embedder = embedder
         self._lock = threading.Lock()
         self._index: _Index | None = None
 
@@ -142,7 +142,7 @@ class Recall:
 
         `stop` is asked now and then whether to leave the rest for another time.
         """
-        if self._embedder is None:
+        if self.embedder is None:
             self._current()
             return 0
         texts = {
@@ -168,7 +168,7 @@ class Recall:
                     revision=revision,
                     entries=entries,
                     words=BM25([words(entry.text) for entry in entries]),
-                    vectors=self._vectors(entries) if self._embedder is not None and entries else None,
+                    vectors=self._vectors(entries) if self.embedder is not None and entries else None,
                 )
             return self._index
 
@@ -178,13 +178,13 @@ class Recall:
     def _vectors(self, entries: Sequence[Entry]) -> np.ndarray:
         import numpy as np
 
-        assert self._embedder is not None
+        assert self.embedder is not None
         digests = [_digest(entry.sentence) for entry in entries]
         missing = self._missing(digests)[:ENCODED_AT_ONCE]
         if missing:
             texts = {digest: entry.sentence for digest, entry in zip(digests, entries, strict=True)}
             self._encode({digest: texts[digest] for digest in missing})
-        kept = self._memory.vectors(self._embedder.name, digests)
+        kept = self._memory.vectors(self.embedder.name, digests)
         width = len(next(iter(kept.values()))) // 4
         rows = np.zeros((len(entries), width), dtype=np.float32)
         for place, digest in enumerate(digests):
@@ -193,26 +193,26 @@ class Recall:
         return rows
 
     def _missing(self, digests: list[str]) -> list[str]:
-        assert self._embedder is not None
-        kept = self._memory.vectors(self._embedder.name, digests)
+        assert self.embedder is not None
+        kept = self._memory.vectors(self.embedder.name, digests)
         return [digest for digest in dict.fromkeys(digests) if digest not in kept]
 
     def _encode(self, texts: dict[str, str]) -> None:
-        assert self._embedder is not None
-        rows = self._embedder(list(texts.values())).astype("<f4")
+        assert self.embedder is not None
+        rows = self.embedder(list(texts.values())).astype("<f4")
         found = {digest: row.tobytes() for digest, row in zip(texts, rows, strict=True)}
-        self._memory.keep_vectors(Vectors(model=self._embedder.name, by_digest=found))
+        self._memory.keep_vectors(Vectors(model=self.embedder.name, by_digest=found))
 
     def _by_meaning(self, index: _Index, question: Question) -> Ranking:
         """By the cosine of the best section to the alert or to the lines, whichever is nearer."""
         import numpy as np
 
-        assert self._embedder is not None
+        assert self.embedder is not None
         assert index.vectors is not None
         texts = [text[:MAX_QUESTION_CHARS] for text in (spaced(question.alert), question.lines) if text]
         if not texts:
             return {}
-        cosines = (index.vectors @ self._embedder(texts).T).max(axis=1)
+        cosines = (index.vectors @ self.embedder(texts).T).max(axis=1)
         nearest = np.argsort(-cosines, kind="stable")
         order = [int(place) for place in nearest if cosines[place] >= LEAST_COSINE]
         return _first_of_each(index, ((place, float(cosines[place]), float(cosines[place])) for place in order))

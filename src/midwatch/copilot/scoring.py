@@ -138,7 +138,7 @@ def score(  # noqa: PLR0912 - one term of the sum after another
             value -= 3.0
         if verdict.ci:
             value += _in_build(one.first, shape, step, verdict.end_of_build)
-        back = shape.change and first_error is not None and one.first < first_error < one.last
+        back = shape.change and first_error is not None and one.first < first_error < one.last in digest.texts
         scored.append(Scored(one.last if back else one.first, shape, count, value))
     known = {one.at for one in scored}
     for at in own_frames - known:

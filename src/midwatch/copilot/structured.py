@@ -16,7 +16,7 @@ Level = Literal["", "debug", "info", "warning", "error", "critical"]
 
 LEVELS: dict[str, Level] = {
     **dict.fromkeys(
-        ("trace", "debug", "verbose", "dbg", "vrb", "trc", "fine", "finer", "finest", "d", "10", "20"), "debug"
+        ("trace", "debug", "verbose", "dbg", "vrb", "trc", "fine", "finer", "finest", "d", "v", "10", "20"), "debug"
     ),
     **dict.fromkeys(("info", "information", "informational", "inf", "notice", "log", "normal", "i", "30"), "info"),
     **dict.fromkeys(("warn", "warning", "wrn", "w", "40"), "warning"),
@@ -135,12 +135,13 @@ def json_fields(text: str) -> Fields | None:
     if not isinstance(data, dict):
         return None
     fields: dict[str, Any] = {str(key).lower(): value for key, value in data.items()}
+    message = _first(fields, _MESSAGE)
     for name in _NESTED:
         inner = fields.get(name)
         if isinstance(inner, dict):
             for key, value in inner.items():
                 fields.setdefault(str(key).lower(), value)
-    message = _first(fields, _MESSAGE)
+    message = message or _first(fields, _MESSAGE)
     if not message:
         return None
     more = " ".join(

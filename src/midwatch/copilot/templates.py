@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import eq
 
 WILDCARD = "<*>"
 SIMILARITY = 0.7
@@ -148,11 +149,19 @@ class Miner:
     def _place(self, words: tuple[str, ...]) -> Template:
         leaf = self._leaves.setdefault(_leaf(words), [])
         best, best_score = None, -1.0
+        full = len(leaf) >= MAX_CHILDREN
         for candidate in leaf:
-            score = _similarity(candidate.words, words)
+            known = candidate.words
+            equal = sum(map(eq, known, words))
+            if full:
+                score = float(equal)
+            elif equal < self._similarity * (len(words) - known.count(WILDCARD)):
+                continue  # cannot be near enough
+            else:
+                score = _similarity(known, words)
             if score > best_score:
                 best, best_score = candidate, score
-        if best is not None and (best_score >= self._similarity or len(leaf) >= MAX_CHILDREN):
+        if best is not None and (best_score >= self._similarity or full):
             known = best.words
             for index, word in enumerate(words):
                 if known[index] != word:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from midwatch.copilot import rules, signatures
@@ -24,9 +24,15 @@ from midwatch.copilot.structured import Level
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_SHAPES = 20_000
-MAX_SKELETONS = 200_000
-MAX_WORDS_KNOWN = 200_000
+MAX_NEW_SHAPES = 15_000
+"""Shapes that one log may add; a third more if their lines speak of trouble."""
+MAX_SKELETONS = 100_000
+MAX_LEARNED = 0.25
+CHUNK_TO_JUDGE = 2_000
+"""If more than this share of so many lines has skeletons of its own, they hold identifiers: not worth keeping."""
+MAX_WORDS_KNOWN = 100_000
 MAX_VARIANTS = 64
+_MAX_DECIDING_CHARS = 500
 MAX_KEY_BYTES = 2_000
 """A longer skeleton is known by its start and its end."""
 
@@ -35,6 +41,7 @@ _DELIMITERS = b"\"',:;{}[]()=|<>&\t\r"
 _TO_WORDS = bytes(48 if code in _DIGITS else 32 if code in _DELIMITERS else code for code in range(256))
 _ACCESS = re.compile(r'" ([1-5]\d\d) (?:\d+|-)(?: |$)')
 _NUMBER = re.compile(r"[ =(\"':]\d+(?:\.\d+(?=%))?(?![\w.:/-])")
+_NUMERIC_LEVEL = re.compile(r"^<\d{1,3}>|\"level\": ?\d\d\b")
 _DECIDES = frozenset(
     ("0", "127", "100", *map(str, range(90, 100)), *map(str, range(130, 140)), *map(str, range(400, 600)))
 )
@@ -66,8 +73,8 @@ _TROUBLE = re.compile(
     r"|\b(?:cannot|can'?t|could(?: not|n't)|does(?: not|n't)|did(?: not|n't)|is(?: not|n't)|won't|not (?:found|ready|allowed|permitted|available|responding|reachable|set))\b"
     r"|critical|\bkill(?:ed|ing)?\b|abort|\blost\b|\bdown\b|\bresets?\b|expired?\b|\bfull\b|invalid|unknown|\bmissing\b|unreachable|unavailable"
     r"|\bno (?:such|route|space|active|healthy|available|leader|quorum|endpoints?|space|response|nodes?|matching|tests?)\b|reject|dropp(?:ed|ing)\b|exhaust"
-    r"|\btoo (?:many|long|large|slow|old|few|small)\b|\bstuck\b|stall|crash|forbidden|unauthori[sz]ed|corrupt|conflict|unhealthy|overload|\bevict|throttl"
-    r"|deadlock|back-?off|mismatch|violat|insufficient|\bout of\b|limit reached|g(?:ave|iving) up|bad gateway|unexpected|misconfig|stale|lag(?:ging)?\b|behind\b"
+    r"|\btoo (?:many|long|large|slow|old|few|small)\b|\bstuck\b|\bstall|crash|forbidden|unauthori[sz]ed|corrupt|conflict|unhealthy|overload|\bevict|throttl"
+    r"|deadlock|back-?off|mismatch|violat|insufficient|\bout of\b|limit reached|g(?:ave|iving) up|bad gateway|unexpected|misconfig|stale|\blag(?:ging)?\b|behind\b"
     r"|degraded|terminated|segfault|core dumped|undefined|unresolved|not (?:be|exist)|no longer|\bslow\b|blocked|exited with|non-?zero"
 )
 """Words that tell of trouble at any level: programs log much of it as information."""
@@ -80,6 +87,107 @@ _EXCEPTION = re.compile(
     r"^(?:\w+ ){0,2}(?:Caused by: |Unhandled exception\.? )?(?:[\w$]+[.:]){0,12}[\w$]*(?:Error|Exception|Fault|Interrupt|Timeout)\b(?::| \[|$)"
     r"|^panic: |^Exception in thread|^thread '.*' panicked|^fatal error: |^Unhandled exception|^Caused by: "
 )
+_PLAIN_TROUBLE = (
+    *(
+        "error",
+        "fatal",
+        "exception",
+        "exceed",
+        "refus",
+        "critical",
+        "abort",
+        "invalid",
+        "unknown",
+        "unreachable",
+        "unavailable",
+    ),
+    *(
+        "reject",
+        "exhaust",
+        "crash",
+        "forbidden",
+        "unauthori",
+        "corrupt",
+        "conflict",
+        "unhealthy",
+        "overload",
+        "throttl",
+    ),
+    *(
+        "deadlock",
+        "mismatch",
+        "violat",
+        "insufficient",
+        "unexpected",
+        "misconfig",
+        "degraded",
+        "terminated",
+        "undefined",
+    ),
+)
+"""Words of `_TROUBLE` that need no pattern."""
+_TROUBLE_HINTS = (
+    *(
+        "fail",
+        "panic",
+        "deni",
+        "deny",
+        "timed",
+        "timeout",
+        "time out",
+        "time-out",
+        "unable",
+        "cannot",
+        "can't",
+        "cant",
+        "could",
+    ),
+    *(
+        "doesn",
+        "does not",
+        "did not",
+        "didn",
+        "is not",
+        "isn",
+        "won't",
+        "not ",
+        "kill",
+        "lost",
+        "down",
+        "reset",
+        "expire",
+        "full",
+    ),
+    *(
+        "missing",
+        "no ",
+        "dropp",
+        "too ",
+        "stuck",
+        "stall",
+        "evict",
+        "backoff",
+        "back-off",
+        "out of",
+        "limit reached",
+        "ave up",
+    ),
+    *(
+        "iving up",
+        "bad gateway",
+        "stale",
+        "lag",
+        "behind",
+        "segfault",
+        "core dumped",
+        "unresolved",
+        "slow",
+        "blocked",
+        "exited",
+        "zero",
+    ),
+)
+"""A line without any of these needs no look at `_TROUBLE`, which takes ten times as long."""
 _CHANGE = re.compile(
     r"\b(?:shut(?:ting)? ?down|shutdown|sigterm|sigkill|sighup|stopp(?:ed|ing)|starting|started|restart(?:ed|ing)?|ready (?:to|for)|is ready|became ready"
     r"|listening|reload(?:ed|ing)?|promoted|fail(?:ing)?[- ]?over|switchover|recover(?:ed|y)?|resum(?:ed|ing)|back (?:online|to normal|up)|re-?connected|re-?established"
@@ -88,7 +196,7 @@ _CHANGE = re.compile(
 )
 """Words of a change of state: what was stopped, started, changed or came back."""
 _DETAIL = re.compile(
-    r"^\s*(?:DETAIL|HINT|CAUSE|REASON|expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
+    r"^\s*(?:(?-i:DETAIL|HINT|CAUSE|REASON)|expected|received|actual|got|want(?:ed)?|but was|left|right)\b\s*[:=]|^E  \s*\S|^\s*● |^\s*[>+] +\d+ \||^\s*(?:assert|require)\b",
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"^[\W_]*(?:\w{0,2}[\W_]*)$")
@@ -120,6 +228,14 @@ class Shape:
     step: bool = False
     change: bool = False
     variants: dict[tuple[str, ...], Shape] | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class Room:
+    """How many shapes a log has added to a store."""
+
+    taken: int = 0
+    taken_by_trouble: int = 0
 
 
 class TemplateStore:
@@ -154,57 +270,64 @@ class TemplateStore:
                 self.miner.settle()
                 self._settled = len(self._by_words)
 
-    def shapes(self, raw: bytes, lines: int, text: Callable[[int], str]) -> list[Shape]:
-        """The shape of each of `lines` lines, which `raw` holds with a newline between; `text` gives line i."""
+    def shapes(self, raw: bytes, lines: int, text: Callable[[int], str], room: Room) -> list[Shape]:
+        """The shape of each of `lines` lines, which `raw` holds with a newline between; `text` gives line i.
+
+        `room` counts what one log adds to the store; it is the same for all parts of a log.
+        """
         keys = raw.translate(None, _DIGITS).split(b"\n")
         assert len(keys) == lines, "a line holds a newline"
         if max(map(len, keys)) > MAX_KEY_BYTES:
             keys = [key if len(key) <= MAX_KEY_BYTES else key[:1_500] + key[-500:] for key in keys]
-        known = self._skeletons
-        found: list[Shape | None] = list(map(known.get, keys))
-        if None in found:
+        found: list[Shape | None] = list(map(self._skeletons.get, keys))
+        unknown = [index for index, shape in enumerate(found) if shape is None]
+        if unknown:
             with self._lock:
-                self._fill(found, keys, text)
+                self._fill(found, unknown, keys, _words_of(raw, keys, unknown, text), text, room)
         shapes: list[Shape] = found  # type: ignore[assignment]
         deciding = {shape for shape in set(shapes) if shape.variants is not None}
         if deciding:
             with self._lock:
-                self._tell_apart(shapes, deciding, text)
+                self._tell_apart(shapes, deciding, text, room)
         return shapes
 
-    def _fill(self, found: list[Shape | None], keys: Sequence[bytes], text: Callable[[int], str]) -> None:
+    def _fill(  # noqa: PLR0917 - private, and each is a different thing
+        self,
+        found: list[Shape | None],
+        unknown: list[int],
+        keys: Sequence[bytes],
+        words_of: Iterable[bytes],
+        text: Callable[[int], str],
+        room: Room,
+    ) -> None:
         """Find or make the shapes of lines whose skeleton is not known, in place."""
         known, by_words, word = self._skeletons, self._by_words, self._words.__getitem__
         fresh: list[tuple[Shape, str]] = []
-        for index, shape in enumerate(found):
-            if shape is not None:
-                continue
-            key = keys[index]
-            one = known.get(key)
-            if one is None:
+        learn = len(unknown) < MAX_LEARNED * len(found) or len(found) < CHUNK_TO_JUDGE
+        for index, spaced in zip(unknown, words_of, strict=True):
+            words = tuple(map(word, spaced.split()))
+            shape = by_words.get(words)
+            new = shape is None
+            if shape is None:
+                shape = known.get(keys[index]) or self._new(words, text(index), fresh, room)
+            if new or learn:
                 if len(known) >= MAX_SKELETONS:
                     known.clear()
-                line = text(index)
-                encoded = (line if len(line) <= MAX_KEY_BYTES else line[:1_500] + line[-500:]).encode(
-                    "utf-8", "replace"
-                )
-                words = tuple(map(word, encoded.translate(_TO_WORDS).split()))
-                one = by_words.get(words) or self._new(words, line, fresh)
-                known[key] = one
-            found[index] = one
+                known[keys[index]] = shape
+            found[index] = shape
         self._read_by_rules(fresh)
 
-    def _new(self, words: tuple[bytes, ...], line: str, fresh: list[tuple[Shape, str]]) -> Shape:
+    def _new(self, words: tuple[bytes, ...], line: str, fresh: list[tuple[Shape, str]], room: Room) -> Shape:
         if not words:
             return self.blank
-        full = len(self._by_words)
-        if full >= MAX_SHAPES and (
-            full >= 2 * MAX_SHAPES or not any(word in line[:MAX_KEY_BYTES].lower() for word in _MAYBE_TROUBLE)
-        ):
-            return self.rest
+        room.taken += 1
+        if room.taken > MAX_NEW_SHAPES:
+            lower = line[:MAX_KEY_BYTES].lower()
+            if room.taken_by_trouble >= MAX_NEW_SHAPES // 3 or not any(word in lower for word in _MAYBE_TROUBLE):
+                return self.rest
+            room.taken_by_trouble += 1
         shape = self._make(line, fresh)
-        lower = fresh[-1][1]
-        if _DECIDED_BY_NUMBERS.search(lower) is not None:
+        if _DECIDED_BY_NUMBERS.search(fresh[-1][1][:_MAX_DECIDING_CHARS]) is not None:
             numbers = _numbers(line)
             shape.variants = {numbers: shape} if numbers else None
         self._by_words[words] = shape
@@ -244,7 +367,7 @@ class TemplateStore:
         for index, found in gathered.items():
             told[index][0].hits = tuple(found)
 
-    def _tell_apart(self, shapes: list[Shape], deciding: set[Shape], text: Callable[[int], str]) -> None:
+    def _tell_apart(self, shapes: list[Shape], deciding: set[Shape], text: Callable[[int], str], room: Room) -> None:
         """Replace shapes whose numbers decide by the variant of each line, in place."""
         fresh: list[tuple[Shape, str]] = []
         for index, shape in enumerate(shapes):
@@ -255,7 +378,8 @@ class TemplateStore:
             variant = shape.variants.get(numbers)
             if variant is None:
                 variant = shape
-                if len(shape.variants) < MAX_VARIANTS:
+                if len(shape.variants) < MAX_VARIANTS and room.taken < MAX_NEW_SHAPES:
+                    room.taken += 1
                     variant = self._make(line, fresh)
                     shape.variants[numbers] = variant
             shapes[index] = variant
@@ -266,16 +390,36 @@ class _Words(dict[bytes, bytes]):
     """A word as it counts for a shape: itself, or `0` if it holds a digit (digits are zeros by then)."""
 
     def __missing__(self, word: bytes) -> bytes:
-        counts = b"0" if b"0" in word or len(word) > 80 else word
+        if b"0" in word or len(word) > 80:
+            if len(word) > 16:  # an identifier: it will not come again
+                return b"0"
+            counts = b"0"
+        else:
+            counts = word
         if len(self) < MAX_WORDS_KNOWN:
             self[word] = counts
         return counts
 
 
+def _words_of(raw: bytes, keys: Sequence[bytes], unknown: Sequence[int], text: Callable[[int], str]) -> Iterable[bytes]:
+    """Each unknown line with its digits as zeros and its delimiters as spaces."""
+    if len(unknown) * 4 > len(keys) and len(raw) < len(keys) * MAX_KEY_BYTES:
+        spaced = raw.translate(_TO_WORDS).split(b"\n")
+        return [
+            line if len(line) <= MAX_KEY_BYTES else line[:1_500] + line[-500:]
+            for line in map(spaced.__getitem__, unknown)
+        ]
+    return (clip(text(index), MAX_KEY_BYTES).encode("utf-8", "replace").translate(_TO_WORDS) for index in unknown)
+
+
 def _tells_of_trouble(lower: str) -> bool:
     """Whether a message says that something went wrong, and does not take it back."""
     text = lower[:MAX_KEY_BYTES]
-    return _TROUBLE.search(text) is not None and rules.NEGATED.search(text) is None
+    if not any(word in text for word in _PLAIN_TROUBLE) and not (
+        any(hint in text for hint in _TROUBLE_HINTS) and _TROUBLE.search(text) is not None
+    ):
+        return False
+    return rules.NEGATED.search(text) is None
 
 
 def prints_source(line: str, message: str) -> bool:
@@ -293,5 +437,6 @@ def _numbers(line: str) -> tuple[str, ...]:
     if access is not None:
         return (access[1],)
     found = [number[1:] for number in _NUMBER.findall(line[:MAX_KEY_BYTES])]
-    priority = [line[1:4]] if line[:1] == "<" else []
-    return tuple(priority + [number if number in _DECIDES else "0000" if len(number) > 3 else "1" for number in found])
+    level = _NUMERIC_LEVEL.search(line, 0, MAX_KEY_BYTES)
+    first = [level[0]] if level is not None else []
+    return tuple(first + [number if number in _DECIDES else "0000" if len(number) > 3 else "1" for number in found])

@@ -58,7 +58,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Similar:
-    """A runbook or a past incident beside the answer. `link` is "" where there is nowhere to go."""
+    """A runbook or a past incident beside the answer. `link` is "" where there is nowhere safe to go."""
 
     what: str
     title: str
@@ -156,20 +156,25 @@ def _citations_alone(view: IncidentView) -> list[Stretch]:
 def similar(view: IncidentView) -> list[Similar]:
     """What looked similar when the incident was diagnosed, without the incident itself."""
     recalled = view.finding.recalled if view.finding else ()
-    return [
-        Similar(
-            what=f"Runbook{f', {item.section}' if item.section else ''}"
-            if item.kind == "runbook"
-            else f"Incident {item.ref}",
-            title=item.title,
-            link=item.url if item.kind == "runbook" else f"/incidents/{item.ref}",
-            similarity=item.similarity,
-            excerpt=item.excerpt,
-            category=item.category,
-        )
-        for item in recalled
-        if (item.kind, item.ref) != ("incident", str(view.id))
-    ]
+    found = []
+    for item in recalled:
+        if item.kind == "runbook":
+            what = f"Runbook{', ' if item.section else ''}{item.section}"
+            link = item.url if item.url.startswith(("http://", "https://")) else ""
+        else:
+            what, link = f"Incident {item.ref}", f"/incidents/{item.ref}"
+        if (item.kind, item.ref) != ("incident", str(view.id)):
+            found.append(
+                Similar(
+                    what=what,
+                    title=item.title,
+                    link=link,
+                    similarity=item.similarity,
+                    excerpt=item.excerpt,
+                    category=item.category,
+                )
+            )
+    return found
 
 
 def waterfall(view: IncidentView) -> list[Span]:

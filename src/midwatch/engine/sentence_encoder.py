@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 256
 """Of a longer text the rest is not read (what the model was made for; `sentence_bert_config.json` may say less)."""
-BATCH = 32
+BATCH = 4
+"""Texts in one step, of similar length: on a core, more of them cost padding and save nothing."""
 
 
 class SentenceEncoder:

@@ -91,7 +91,8 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 def problems(path: Path) -> Iterator[str]:
     """What is wrong with a file, a sentence each that names the file and the entry. Nothing for a good file."""
-    if path.stem != HEALTHY and path.stem not in CATEGORIES:
+    category = _named(path)
+    if category != HEALTHY and category not in CATEGORIES:
         yield f"{path.name} is named after no category; allowed: {HEALTHY}, {', '.join(CATEGORIES)}."
     try:
         value = _parse(path)
@@ -105,8 +106,13 @@ def problems(path: Path) -> Iterator[str]:
         yield f"{path.name} has no [[entry]]."
         return
     for number, entry in enumerate(entries, start=1):
-        for problem in _entry_problems(path.stem, entry):
+        for problem in _entry_problems(category, entry):
             yield f"{path.name}, entry {number} ({entry.get('program', 'no program')}): {problem}"
+
+
+def _named(path: Path) -> str:
+    """The category that a file is named after; `-2` marks a second volume of it."""
+    return path.stem.removesuffix("-2")
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -172,6 +178,7 @@ def _message_problems(entry: dict[str, Any]) -> Iterator[str]:
             yield from (f"{key}: {problem}" for problem in slots.problems(text))
     named = {name for key in _MESSAGES for text in entry.get(key, ()) for _, name in slots.kinds_in(text)}
     named |= {name for _, name in slots.kinds_in(entry.get("source", ""))}
+    named |= {"host"} if set(entry.get("shape", ())) & {"syslog", "kernel"} else set()  # such lines begin with it
     for kind, name in slots.kinds_in(entry.get("entity", "")):
         if not named & {name, *(part + name.removeprefix(kind) for part in slots.PARTS.get(kind, ()))}:
             yield f"entity is {{{name}}}, which no line of the entry names."
@@ -187,10 +194,11 @@ def message_of(text: str) -> tuple[str, str]:
 
 
 def _entry(path: Path, number: int, value: dict[str, Any]) -> Entry:
-    kind: Kind = "healthy" if path.stem == HEALTHY else "false_alarm" if path.stem == FALSE_ALARM else "fault"
+    named = _named(path)
+    kind: Kind = "healthy" if named == HEALTHY else "false_alarm" if named == FALSE_ALARM else "fault"
     read: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
-    read.setdefault("severity", "info" if kind == "healthy" else severity_of(path.stem))
-    category = "" if kind == "healthy" else path.stem
+    read.setdefault("severity", "info" if kind == "healthy" else severity_of(named))
+    category = "" if kind == "healthy" else named
     return Entry(where=f"{path.name}#{number}", category=category, kind=kind, **read)
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from midwatch.foundry.bank import Entry
+from midwatch.foundry.bank import FALSE_ALARM, Entry
 from midwatch.foundry.collectors import Collector, Voice
 from midwatch.foundry.names import Printing
 from midwatch.foundry.neighbours import chatter
@@ -42,7 +42,8 @@ def job(
     whole = room + len(story.lines) >= _WHOLE_LINES
     if whole:
         writer.write(system["begin"], told, "before")
-    end: list[str] = list(system["end"]) if whole or source.random() < 0.3 else []
+    passed = story.category == FALSE_ALARM
+    end: list[str] = list(system["passed" if passed else "end"]) if whole or source.random() < 0.3 else []
     room -= len(writer.said) + len(end)
     while room > 0:
         before = len(writer.said)
@@ -51,7 +52,7 @@ def job(
     if whole or source.random() < 0.4:
         writer.write(_run(system, _command(story.program, stage)), told, "before")
     writer.take(story.lines)
-    if not _ends(story) and (whole or source.random() < 0.6):
+    if not passed and not _ends(story) and (whole or source.random() < 0.6):
         writer.write(system["failed"], told, "symptom")
     writer.write(end, told, "symptom")
     return writer.said, _collector(system, stage)

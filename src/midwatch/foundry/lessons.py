@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from midwatch.copilot import taxonomy
 from midwatch.copilot.evidence import build_evidence
@@ -21,6 +22,10 @@ BUDGETS = (400, 600, 800)
 """Evidence budgets that lessons are made with, tokens, so that the model does not learn one length."""
 
 
+NAMELESS, THINNED, WORN = 0.35, 0.5, 0.4
+"""How often a lesson loses the names of who printed its lines, lines that are not true, and words here and there."""
+WORN_WORDS = 0.12
+_PRINTER = re.compile(r"^((?:CRITICAL|ERROR|WARNING) )?[A-Za-z][\w./-]{1,40}: (?=\S)")
 CHUNK = 250
 """Incidents that one process makes at a time."""
 SEEDS = 1000
@@ -47,7 +52,7 @@ def lessons(incidents: Iterable[Incident], seed: int) -> Iterator[Lesson]:
     """A lesson from each incident whose truth the evidence shows."""
     for incident in incidents:
         draw = random.Random(f"{seed}/{incident.id}")
-        evidence = build_evidence(incident.case, draw.choice(BUDGETS))
+        evidence = varied(incident, build_evidence(incident.case, draw.choice(BUDGETS)), draw)
         answer = true_answer(incident, evidence)
         if answer is not None:
             yield Lesson(
@@ -56,6 +61,24 @@ def lessons(incidents: Iterable[Incident], seed: int) -> Iterator[Lesson]:
                 assistant=answer,
                 tags={"category": incident.truth.category, "incident": incident.id},
             )
+
+
+def varied(incident: Incident, evidence: Evidence, draw: random.Random) -> Evidence:
+    """The evidence as another day might have shown it: without who printed a line, with fewer lines beside the true,
+    with words missing.
+
+    The model then leans on what is said, and not on the name of a program, the company of a line, or one exact wording.
+    """
+    nameless, worn = draw.random() < NAMELESS, draw.random() < WORN
+    share = draw.uniform(0.1, 0.8) if draw.random() < THINNED else 1.0
+    true = {line.id for line in true_lines(incident, evidence)}
+    kept = [line for line in evidence.lines if line.id in true or draw.random() < share] or evidence.lines
+    lines = []
+    for number, line in enumerate(kept, start=1):
+        shown = _PRINTER.sub(r"\1", line.shown, count=1) if nameless else line.shown
+        words = [word for word in shown.split(" ") if not worn or draw.random() > WORN_WORDS]
+        lines.append(replace(line, id=f"L{number}", shown=" ".join(words) or shown))
+    return replace(evidence, lines=tuple(lines))
 
 
 def true_answer(incident: Incident, evidence: Evidence) -> str | None:

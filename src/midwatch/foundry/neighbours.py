@@ -97,7 +97,7 @@ def _spoken(entry: Entry, stage: Stage, moments: Sequence[float], voice: Voice |
         if len(said) >= len(moments):
             break
         message = texts[number % len(texts)] if in_order else stage.source.choice(texts)
-        printing = Printing(cast, stage.source)
+        printing = Printing(cast, stage.source, {} if voice is None else {"host": voice.host})
         said += speech.lines(message, moment, level="info", role="healthy", printing=printing)
         number += 1
     return said

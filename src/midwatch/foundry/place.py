@@ -69,7 +69,7 @@ class Place:
         """
         if shutil.which(command[0]) is None:
             raise FoundryError(f"{command[0]} is not installed.", "Install it, or leave its faults out with --program.")
-        process = subprocess.Popen(  # noqa: S603 - programs of ours, by a list of arguments
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import re
 import socket
 import ssl
 import struct
@@ -206,60 +207,36 @@ class Certificate:
     key: Path
 
 
-def certificate(folder: Path, name: str, *, days: int = 90, alias: str = "localhost") -> Certificate:
-    """A self-signed certificate for `name` (and `alias`), made by openssl; with negative `days` it has expired.
+def certificate(
+    folder: Path, name: str, *, days: int = 90, alias: str = "localhost", issuer: Certificate | None = None
+) -> Certificate:
+    """A certificate for `name` (and `alias`), made by openssl; with negative `days` it expired so many days ago.
 
-    Raises `FoundryError` if openssl cannot make it.
+    Without an issuer it is signed by itself and may sign others. Raises `FoundryError` if openssl cannot make it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificate(cert=folder / f"{name}.crt", key=folder / f"{name}.key")
-    now = time.time()
-    begin, end = (now - 86_400, now + days * 86_400) if days > 0 else (now + (days - 90) * 86_400, now + days * 86_400)
-    config = folder / f"{name}.cnf"
+    config, index, request = (folder / f"{name}.{ending}" for ending in ("cnf", "index", "csr"))
     config.write_text(
-        f"[ca]\ndefault_ca=one\n[one]\ndatabase={folder}/index.{name}\nnew_certs_dir={folder}\ndefault_md=sha256\n"
-        f"policy=any\nrand_serial=yes\nunique_subject=no\n[any]\ncommonName=supplied\n[ext]\n"
-        f"subjectAltName=DNS:{name},DNS:{alias}\nbasicConstraints=CA:TRUE\n"
-        f"[req]\ndistinguished_name=dn\n[dn]\n"
+        f"[ca]\ndefault_ca=one\n[one]\ndatabase={index}\nnew_certs_dir={folder}\ndefault_md=sha256\npolicy=any\n"
+        "rand_serial=yes\nunique_subject=no\n[any]\ncommonName=supplied\n[req]\ndistinguished_name=dn\n[dn]\n"
+        f"[ext]\nsubjectAltName=DNS:{name},DNS:{alias}\nbasicConstraints=critical,CA:{'FALSE' if issuer else 'TRUE'}\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
     )
-    (folder / f"index.{name}").write_text("")
-    request = folder / f"{name}.csr"
-    stamp = "%Y%m%d%H%M%SZ"
+    index.write_text("")
+    end = time.time() + days * 86_400
+    begin = min(time.time() - 86_400, end - 90 * 86_400)
+    dates = [time.strftime("%Y%m%d%H%M%SZ", time.gmtime(moment)) for moment in (begin, end)]
+    ends = ["-startdate", dates[0], "-enddate", dates[1]]
+    signer = ["-cert", str(issuer.cert)] if issuer else ["-selfsign"]
+    asked = ["-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(made.key), "-out", str(request)]
+    signed = ["-keyfile", str((issuer or made).key), "-in", str(request), "-out", str(made.cert), "-notext"]
     for command in (
-        [
-            "req",
-            "-new",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            f"/CN={name}",
-            "-keyout",
-            str(made.key),
-            "-out",
-            str(request),
-        ],
-        [
-            "ca",
-            "-batch",
-            "-selfsign",
-            "-in",
-            str(request),
-            "-keyfile",
-            str(made.key),
-            "-out",
-            str(made.cert),
-            "-notext",
-            "-extensions",
-            "ext",
-            "-startdate",
-            time.strftime(stamp, time.gmtime(begin)),
-            "-enddate",
-            time.strftime(stamp, time.gmtime(end)),
-        ],
+        ["req", "-config", str(config), "-new", *asked],
+        ["ca", "-config", str(config), "-batch", *signer, *signed, "-extensions", "ext", *ends],
     ):
-        done = subprocess.run(  # noqa: S603 - our own arguments
-            ["openssl", command[0], "-config", str(config), *command[1:]],  # noqa: S607
+        done = subprocess.run(
+            ["openssl", *command],
             capture_output=True,
             text=True,
             check=False,
@@ -314,3 +291,45 @@ def limited(command: Sequence[str], **limits: int) -> list[str]:
     """A command under limits of the shell: `limited(command, v=200_000, n=64)` is `ulimit -v 200000 -n 64`."""
     script = "; ".join([*(f"ulimit -{name} {value}" for name, value in limits.items()), 'exec "$@"'])
     return ["sh", "-c", script, "sh", *command]
+
+
+@contextmanager
+def memory_group(mb: int, name: str) -> Iterator[Callable[[Sequence[str]], list[str]]]:
+    """A control group with so much memory: what is yielded makes a command run in it.
+
+    The kernel kills what needs more. Raises `FoundryError` where no group may be made.
+    """
+    old = Path("/sys/fs/cgroup/memory")
+    folder, limit = (old / name, "memory.limit_in_bytes") if old.is_dir() else (old.parent / name, "memory.max")
+    try:
+        folder.mkdir()
+        (folder / limit).write_text(str(mb << 20))
+    except OSError as error:
+        raise FoundryError(f"No control group can be made: {error}.", "Record this fault as root.") from error
+    script = f'echo $$ > {folder}/cgroup.procs && exec "$@"'
+    try:
+        yield lambda command: ["sh", "-c", script, "sh", *command]
+    finally:
+        for _ in range(200):  # the last process of a group may need a moment to be gone
+            try:
+                folder.rmdir()
+                break
+            except OSError:
+                time.sleep(0.02)
+
+
+def kernel_kill(group: str) -> list[str]:
+    """What the kernel said when it last killed a process of a memory group, its stack and counters left out.
+
+    Raises `FoundryError` if it said nothing, or may not be read.
+    """
+    done = subprocess.run(["dmesg"], capture_output=True, text=True, check=False)
+    lines = done.stdout.splitlines()
+    at = max((number for number, line in enumerate(lines) if f"task_memcg=/{group}," in line), default=-1)
+    if at < 0:
+        raise FoundryError(
+            f"The kernel told nothing about {group}: {done.stderr.strip()}.", "Record this fault as root."
+        )
+    begin = max(number for number in range(at + 1) if "invoked oom-killer" in lines[number])
+    kept = re.compile(r"oom-kill|out of memory|(memory|swap): usage|Tasks state|\] \[ *(pid|\d+)\]|oom_reaper")
+    return [line for line in lines[begin : at + 2] if kept.search(line)]

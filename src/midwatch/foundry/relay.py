@@ -78,7 +78,8 @@ class Relay:
             while data := source.recv(_CHUNK):
                 if not self._silent:
                     sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
+            if not self._silent:
+                sink.shutdown(socket.SHUT_WR)
 
 
 def _listening(port: int) -> socket.socket:

@@ -154,7 +154,8 @@ def messages(texts: Sequence[str]) -> list[list[str]]:
 
 
 _GOES_ON = re.compile(
-    r"[ \t]|\[signal |goroutine \d|Caused by: |\.\.\. \d+ more|#\d+ |created by |main\.\S+\(|stack backtrace:|note: run with"
+    r"[ \t]|\[signal |goroutine \d|Caused by: |\.\.\. \d+ more|#\d+ |created by |main\.\S+\(|stack backtrace:"
+    r"|note: run with"
 )
 """How a line begins that belongs to the one before it: the parts of traces."""
 _PREFIXING = frozenset(("syslog", "kernel", "plain", "access", "gha"))

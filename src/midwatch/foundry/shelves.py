@@ -16,7 +16,9 @@ from midwatch.foundry.stories import category_of, in_ci
 Item = Recording | Entry
 FALSE_ALARM_SHARE = 0.12
 UNKNOWN_SHARE = 0.03
-FOREIGN_SHARE = 0.08
+RECORDED_SHARE, ENOUGH_PROGRAMS = 0.5, 3
+"""How often a fault is recorded where the bank has it too; less where few programs were, so that none rules."""
+FOREIGN_SHARE = 0.05
 """How often a fault speaks another language than English, in a category that has such entries."""
 
 
@@ -59,12 +61,12 @@ class Shelves:
         return source.choice([name for name in self.categories if name != FALSE_ALARM] or [FALSE_ALARM])
 
     def draw(self, source: random.Random, category: str) -> Item:
-        """Something of a category: recorded or of the bank half of the time each, then each program equally often."""
+        """Something of a category: recorded or of the bank, then each program equally often, then each fault."""
         kinds = self._faults[category]
         foreign = self._foreign.get(category)
         if foreign and source.random() < FOREIGN_SHARE:
             return source.choice(foreign)
-        programs = kinds[source.choice(sorted(kinds))]
+        programs = kinds[_recorded(kinds, source)]
         by_fault: dict[str, list[Item]] = defaultdict(list)
         for item in programs[source.choice(sorted(programs))]:
             by_fault[item.fault if isinstance(item, Recording) else item.where].append(item)
@@ -83,3 +85,11 @@ class Shelves:
     def healthy_jobs(self) -> list[Item]:
         """What tools of continuous integration say when all is well."""
         return [item for program in sorted(self._healthy[True]) for item in self._healthy[True][program]]
+
+
+def _recorded(kinds: dict[bool, dict[str, list[Item]]], source: random.Random) -> bool:
+    """Whether to take a recording (True) or an entry of the bank."""
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    share = RECORDED_SHARE * min(1.0, len(kinds[True]) / ENOUGH_PROGRAMS)
+    return source.random() < share

@@ -26,6 +26,8 @@ from midwatch.foundry.pools import listed
 from midwatch.foundry.recording import Kind, RecordedLine, Recording
 
 MAX_LINES = 300
+_START, _BEFORE = 40, 20
+_CODE = re.compile(r"\s+(raise|return|File|\^)[ ^]")
 _KERNEL = "Linux version 6.1.0-18-amd64 (debian-kernel@lists.debian.org) #1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1"
 STYLES = ("plain", "dashes", "brackets", "json", "logfmt")
 _SERVICES = listed("""
@@ -84,12 +86,14 @@ class Told:
     """What a fault says about what it did; `staged` makes a recording of it and of what was heard.
 
     `truth` are patterns of lines that show the cause at or after `broke_at`; `late` are further patterns with their
-    own moment (what shows a recovery only after it). Lines after `ended_at` (our own tidying up) are left out.
-    `entity` is the first of its names that was printed. `hide` maps texts of this machine to what an installation prints.
+    own moment (what shows a recovery only after it). Lines before `began_at` (a long start) and after `ended_at` (our
+    own tidying up) are left out.
+    `entity` is the first of its names that was printed. `hide` maps texts of this machine to what others print.
     """
 
     cause: str
     ended_at: float
+    began_at: float = 0.0
     entity: str | tuple[str, ...] = ""
     truth: Sequence[str] = ()
     broke_at: float | None = None
@@ -117,9 +121,7 @@ def staged(
     def record(place: Place, rng: random.Random) -> Recording:
         told = body(place, rng)
         heard = place.lines(told.truth, since=told.broke_at or 0.0, hide={**_machine(), **told.hide})
-        lines = tuple(
-            replace(line, truth=line.truth or _late(line, told.late)) for line in heard if line.at <= told.ended_at
-        )
+        lines = _cut(tuple(_marked(line, told) for line in heard if told.began_at <= line.at <= told.ended_at))
         everything = "\n".join(f"{line.source} {line.text}" for line in lines)
         return Recording(
             id=f"{name}-{rng.getrandbits(32):08x}",
@@ -135,9 +137,9 @@ def staged(
             alert_title=told.alert[0],
             alert_message=told.alert[1],
             names={key: value for key, value in told.names.items() if key in everything},
-            broke_at=told.broke_at,
-            mended_at=told.mended_at,
-            lines=_cut(lines),
+            broke_at=_since(told.broke_at, told),
+            mended_at=_since(told.mended_at, told),
+            lines=lines,
         )
 
     return Fault(name=name, program=program, category=category, needs=tuple(needs), record=record)
@@ -147,8 +149,15 @@ def _names(entity: str | tuple[str, ...]) -> tuple[str, ...]:
     return (entity,) if isinstance(entity, str) else entity
 
 
-def _late(line: RecordedLine, late: Sequence[tuple[str, float]]) -> bool:
-    return any(line.at >= moment and re.search(pattern, line.text) for pattern, moment in late)
+def _marked(line: RecordedLine, told: Told) -> RecordedLine:
+    """A line at its time in the recording, marked if it shows the cause. Code of a stack trace never does."""
+    late = any(line.at >= moment and re.search(pattern, line.text) for pattern, moment in told.late)
+    truth = (line.truth or late) and not _CODE.match(line.text)
+    return replace(line, at=line.at - told.began_at, truth=truth)
+
+
+def _since(moment: float | None, told: Told) -> float | None:
+    return None if moment is None else moment - told.began_at
 
 
 def _machine() -> dict[str, str]:
@@ -163,13 +172,13 @@ def _machine() -> dict[str, str]:
 
 
 def _cut(lines: tuple[RecordedLine, ...]) -> tuple[RecordedLine, ...]:
-    """At most `MAX_LINES`: the beginning of a long recording goes first, as far as it shows nothing."""
+    """At most `MAX_LINES`: what comes after the start and shows nothing goes first, then the end."""
     spare = len(lines) - MAX_LINES
     if spare <= 0:
         return lines
     first = next((at for at, line in enumerate(lines) if line.truth), len(lines))
-    head = min(spare, max(0, first - 20))
-    return lines[head : head + MAX_LINES]
+    dropped = min(spare, max(0, first - _START - _BEFORE))
+    return (*lines[:_START], *lines[_START + dropped :])[:MAX_LINES]
 
 
 def let_run(rng: random.Random, low_s: float, high_s: float) -> None:
@@ -219,7 +228,7 @@ def quietly(
 
     Raises `FoundryError` if it fails; `what` begins that sentence.
     """
-    done = subprocess.run(  # noqa: S603 - programs of ours, by a list of arguments
+    done = subprocess.run(
         command,
         input=text,
         stdout=subprocess.PIPE,

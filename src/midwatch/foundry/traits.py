@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote_plus
 
+import orjson
+
 from midwatch.copilot.parsing import parse
 from midwatch.copilot.taxonomy import CATEGORIES
 from midwatch.foundry.bank import FALSE_ALARM
@@ -22,6 +24,7 @@ _LEVEL_WORD = re.compile(
 )
 _COLOURS = {"E": "31", "F": "1;31", "C": "1;31", "W": "33", "I": "32", "D": "36"}
 _GARBAGE = "\x00\x01\x02\x07\x08\x0b\x1f\x7f\ufffd\ufffd\ufffd@#P`"
+_TELLING_CHARS = 512
 _CUT_CHARS = (160, 200, 256, 512, 1024)
 
 
@@ -84,11 +87,12 @@ def noisy(lines: list[Written], source: random.Random) -> None:
 
 
 def truncated(lines: list[Written], source: random.Random) -> None:
-    """Long lines cut, as collectors do."""
+    """Long lines cut, as collectors do. A telling line keeps what it tells, behind the longest of prefixes."""
     limit, mark = source.choice(_CUT_CHARS), source.choice(("", "", "...", "…", "[truncated]"))
     for line in lines:
-        if len(line.text) > limit:
-            line.text = line.text[:limit] + mark
+        kept = max(limit, _TELLING_CHARS) if line.role == "truth" else limit
+        if len(line.text) > kept:
+            line.text = line.text[:kept] + mark
 
 
 def repeated(lines: list[Written], source: random.Random, room: int) -> None:
@@ -105,11 +109,20 @@ def unbroken(text: str) -> str:
 
 def like(line: str, message: str) -> str:
     """A message written as another line is: with its time, host and program before it, or in its JSON object."""
+    if line[:1] == "{":
+        return _as_object(line, message)
     told = parse(line).message
     start = line.rfind(told) if told else -1
-    if start < 0 or line.lstrip()[:1] == "{":
+    return message if start < 0 else line[:start] + message
+
+
+def _as_object(line: str, message: str) -> str:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
         return message
-    return line[:start] + message
+    key = next((name for name in ("message", "msg", "log") if name in value), "")
+    return orjson.dumps({**value, key: message}).decode() if key else message
 
 
 @lru_cache(maxsize=1)

@@ -90,6 +90,7 @@ class Service:
             text = step
             for key, value in values.items():
                 text = text.replace("{" + key + "}", str(value))
+            text = text.replace("{huge}", BLOB * 80)
             if text.startswith("sleep "):
                 self.stopping.wait(float(text.removeprefix("sleep ")))
             else:

@@ -11,21 +11,38 @@ class ConnectionFailed(Exception):
 
 
 class Wire:
-    """A connection to `address`, called `host` in errors. `ca` makes it TLS, checked against that authority."""
+    """A connection to `address`, called `host` in errors.
+
+    `ca` makes it TLS, checked against that authority: at once, or, if `later`, when `secure` is called.
+    """
 
     def __init__(
-        self, host: str, port: int, *, address: str = "127.0.0.1", timeout_s: float = 2.0, ca: str = "", shown: int = 0
+        self,
+        host: str,
+        port: int,
+        *,
+        address: str = "127.0.0.1",
+        timeout_s: float = 2.0,
+        ca: str = "",
+        shown: int = 0,
+        later: bool = False,
     ) -> None:
         self.name = f"{host}:{shown or port}"
         try:
             self._socket = socket.create_connection((address, port), timeout_s)
         except OSError as error:
             raise ConnectionFailed(f"Error {error.errno} connecting to {self.name}. {error.strerror}.") from None
-        if ca:
-            try:
-                self._socket = ssl.create_default_context(cafile=ca).wrap_socket(self._socket, server_hostname=host)
-            except OSError as error:
-                raise ConnectionFailed(f"TLS handshake with {self.name} failed: {error}") from None
+        self._host = host
+        self._stream = self._socket.makefile("rb", buffering=0 if later else -1)
+        if ca and not later:
+            self.secure(ca)
+
+    def secure(self, ca: str) -> None:
+        """Go on by TLS."""
+        try:
+            self._socket = ssl.create_default_context(cafile=ca).wrap_socket(self._socket, server_hostname=self._host)
+        except OSError as error:
+            raise ConnectionFailed(f"TLS handshake with {self.name} failed: {error}") from None
         self._stream = self._socket.makefile("rb")
 
     def send(self, data: bytes) -> None:
@@ -50,7 +67,7 @@ class Wire:
     def block(self, size: int) -> bytes:
         """Exactly `size` bytes."""
         try:
-            data = self._stream.read(size)
+            data = bytes(self._stream.read(size) or b"")
         except TimeoutError:
             raise ConnectionFailed(f"Timeout reading from {self.name}") from None
         except OSError as error:

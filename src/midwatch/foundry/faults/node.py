@@ -101,7 +101,7 @@ KIT = Kit(
         "silent": r"timeout of \d+ms exceeded",
         "files": r"EMFILE",
         "tls_expired": r"certificate has expired",
-        "tls_untrusted": r"self[- ]signed certificate",
+        "tls_untrusted": r"self[- ]signed certificate|unable to verify the first certificate|unable to get local issuer",
         "tls_other": r"does not match certificate's altnames",
         "tls_alert": r"(?i)alert certificate expired",
         "full": r"ENOSPC",
@@ -116,6 +116,7 @@ KIT = Kit(
     heavy=lambda rng: f"/report?months={rng.choice((900, 1200, 2000))}",
     slow_search=lambda rng: f"/search?q={'a' * rng.randrange(25, 28)}!",
     open_files=42,
+    group_mb=110,
     styles=("pm2", "pm2", "kubelet"),
 )
 FAULTS = tuple(faults_of(KIT, {**IN_CODE, **LIMITS, **OUTSIDE, **CALM}, ("node",)))

@@ -146,7 +146,7 @@ KIT = Kit(
         "silent": r"timed out",
         "files": r"Too many open files",
         "tls_expired": r"certificate has expired",
-        "tls_untrusted": r"self[- ]signed certificate",
+        "tls_untrusted": r"self[- ]signed certificate|unable to get local issuer certificate",
         "tls_other": r"certificate is not valid for|doesn't match",
         "tls_alert": r"(?i)alert certificate expired",
         "full": r"No space left on device|database or disk is full",
@@ -161,6 +161,7 @@ KIT = Kit(
     heavy=lambda rng: f"/report?months={rng.choice((4000, 6000, 9000))}",
     slow_search=lambda rng: f"/search?q={'a' * rng.randrange(23, 26)}!",
     open_files=48,
+    group_mb=64,
     user_command=lambda service: [_SYSTEM, "-B", "main.py"],
 )
 FAULTS = (

@@ -230,7 +230,7 @@ def not_authorised(place: Place, rng: random.Random) -> Told:
     let_run(rng, 2.0, 3.5)
     return server.told(
         cause=f"{who.service} may not do what it asks of Redis on {who.host}: {way.upper()}",
-        entity=who.user if way == "noperm" else who.service,
+        entity=(who.user, who.service) if way == "noperm" else who.service,
         truth=("NOAUTH Authentication required", "WRONGPASS invalid", "NOPERM "),
         broke_at=broke,
         alert=_alert(rng, server, "RedisAuthErrors"),

@@ -170,7 +170,7 @@ def load_test(service: Service, kit: Kit) -> Recording:
     with ExitStack() as stack:
         served = stack.enter_context(dependency())
         service.depends_on(served.port)
-        service.start(env={service.setting("TIMEOUT"): "5"})
+        service.start(env={service.setting("TIMEOUT"): "5", "POOL_SIZE": "20"})
         service.ready()
         service.traffic().send(rng, 0.6)
         broke_at = place.now

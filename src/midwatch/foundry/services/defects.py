@@ -95,7 +95,9 @@ def defect_behind_flag(service: Service, kit: Kit) -> Recording:
         service.ready()
         calm(service)
         broke_at = service.place.now
-        service.traffic([("GET", "/flags/next_pricing", "")], workers=1, rate=1).send(service.rng, 0.05)
+        service.traffic([("GET", "/flags/" + service.words["next_pricing"], "")], workers=1, rate=1).send(
+            service.rng, 0.05
+        )
         plain = [{k: v for k, v in good_order(service.rng).items() if k != "coupon"} for _ in range(4)]
         service.traffic([*service.calls(bodies=plain, reads=False), *service.calls()]).send(service.rng, 1.8)
         truth = [kit.patterns["flag"], service.said("flag_on")]
@@ -135,7 +137,6 @@ def bad_setting(service: Service, kit: Kit) -> Recording:
             severity="critical",
             alert="restarts",
             entity=name,
-            names={name: "key"},
             cause="{service} cannot start, because the setting "
             + name
             + (" is missing" if value is None else " is not valid"),

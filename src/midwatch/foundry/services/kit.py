@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from midwatch.foundry.faults import Fault
 from midwatch.foundry.place import Place
-from midwatch.foundry.props import Dependency, dependency
+from midwatch.foundry.props import Certificate, Dependency, dependency
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.services.service import Runtime, Service, service
 from midwatch.foundry.services.supervisor import Supervisor
@@ -39,7 +39,8 @@ class Release:
 @dataclass(frozen=True, kw_only=True)
 class Kit:
     """What differs between languages. `patterns` say how its runtime words each trouble; `settings` are bad settings
-    with what is printed about them (None: the setting is missing). `small` wraps a command or gives environment."""
+    with what is printed about them (None: the setting is missing). `tight_memory` wraps a command and gives
+    environment, `roomy` lifts the runtime's own limit of memory; `group_mb` is a control group that it just fits in."""
 
     runtime: Runtime
     patterns: Mapping[str, str]
@@ -50,7 +51,13 @@ class Kit:
     heavy: Callable[[random.Random], str]
     slow_search: Callable[[random.Random], str]
     open_files: int
+    group_mb: int
     styles: tuple[str, ...] = ("supervisord", "kubelet", "keeper")
+    tls_settings: Callable[[Certificate], dict[str, str]] = lambda made: {
+        "TLS_CERT": str(made.cert),
+        "TLS_KEY": str(made.key),
+    }
+    roomy: Callable[[Sequence[str]], list[str]] = list
     user_command: Callable[[Service], list[str]] = lambda service: service.command
 
 

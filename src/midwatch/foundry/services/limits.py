@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from midwatch.foundry.props import limited, private
+from midwatch.foundry.props import kernel_kill, limited, memory_group, private
 from midwatch.foundry.recording import Recording
 from midwatch.foundry.services.kit import Kit, Scenes, calm, supervised, with_dependency
 from midwatch.foundry.services.service import Service
@@ -36,6 +36,41 @@ def out_of_memory(service: Service, kit: Kit) -> Recording:
             severity="critical",
             alert=service.rng.choice(("errors", "restarts")),
             cause="{service} ran out of memory while building a report",
+        )
+
+
+def killed_by_kernel(service: Service, kit: Kit) -> Recording:
+    """A report that needs more memory than its control group has, so that the kernel kills the service."""
+    group = f"{service.name}.{service.rng.randrange(16**8):08x}"
+    with ExitStack() as stack:
+        with_dependency(service, stack)
+        wrap = stack.enter_context(memory_group(kit.group_mb, group))
+        watcher = supervised(service, kit, lambda: service.start(wrap=lambda command: wrap(kit.roomy(command))))
+        process = watcher.start()
+        watcher.say("started", pid=process.pid)
+        service.ready()
+        calm(service)
+        broke_at = service.place.now
+        heavy = [("GET", kit.heavy(service.rng) + "0", "")]
+        service.traffic([*service.calls(), *heavy * 4], timeout_s=6).send(
+            service.rng, 8.0, lambda: process.poll() is not None
+        )
+        service.place.stop(process)
+        said = kernel_kill(group)
+        service.place.note("kernel", "\n".join(said if service.rng.random() < 0.6 else (said[0], *said[-2:])))
+        watcher.died(process.returncode)
+        if service.rng.random() < 0.5:
+            again = watcher.start()
+            watcher.say("started", pid=again.pid)
+            service.ready()
+            service.place.stop(again, kill=True)
+        return service.record(
+            category="oom_memory",
+            truth=[r"invoked oom-killer|oom-kill:|ut of memory: Killed process", r"SIGKILL"],
+            broke_at=broke_at,
+            severity="critical",
+            alert=service.rng.choice(("errors", "restarts")),
+            cause="{service} used more memory than its limit, so the kernel killed it",
         )
 
 
@@ -175,7 +210,9 @@ def failing_probe(service: Service, kit: Kit) -> Recording:
             service.ready()
             calm(service, least=0.3, most=0.6)
             watcher.probing(process, why, port=service.port)
-        truth = [r"(?i)probe failed|health check (of \S+ )?failed|did not pass|failed liveness|unhealthy|failed checks"]
+        truth = [
+            r"(?i)probe failed|health checks? (of \S+ )?failed|did not pass|failed liveness|unhealthy|failed checks"
+        ]
         return service.record(
             category="health_probe",
             truth=[*truth, service.said("unready")],
@@ -211,6 +248,7 @@ def backlog(service: Service, kit: Kit) -> Recording:
 
 LIMITS: Scenes = {
     "oom": ("oom_memory", out_of_memory, ()),
+    "oom-killed": ("oom_memory", killed_by_kernel, ("dmesg",)),
     "open-files": ("connection_exhaustion", out_of_files, ()),
     "pool": ("connection_exhaustion", pool_exhausted, ()),
     "disk-full": ("disk_storage_full", disk_full, ("unshare",)),

@@ -154,18 +154,21 @@ def bad_certificate(service: Service, kit: Kit) -> Recording:
     kind = rng.choice(("expired", "expired", "untrusted", "other"))
     host = service.host if "." in service.host else service.host + ".internal"
     other = "staging." + host
+    authority = certificate(place.folder / "tls", rng.choice(("Internal Root CA", "Issuing CA 3", "Corp CA")))
+    alone = kind == "untrusted" and rng.random() < 0.5
     made = certificate(
         place.folder / "tls",
         other if kind == "other" else host,
         days=-rng.randrange(1, 40) if kind == "expired" else 90,
         alias=other if kind == "other" else "localhost",
+        issuer=None if alone else authority,
     )
     with dependency(certificate=made) as served:
         service.host = host
         service.depends_on(served.port, "https")
         service.hide["localhost"] = host
         if kind != "untrusted":
-            service.env[service.setting("CA")] = str(made.cert)
+            service.env[service.setting("CA")] = str(authority.cert)
         broke_at = place.now
         service.start()
         service.ready()
@@ -187,15 +190,17 @@ def own_certificate(service: Service, kit: Kit) -> Recording:
     made = certificate(place.folder / "tls", host, days=-rng.randrange(1, 30))
     with ExitStack() as stack:
         with_dependency(service, stack)
-        service.start(env={"TLS_CERT": str(made.cert), "TLS_KEY": str(made.key)})
+        service.start(env=kit.tls_settings(made))
         place.wait_for(service.said("listening"), timeout_s=30)
         broke_at = place.now
         strict = ssl.create_default_context(cafile=str(made.cert))
+        strict.maximum_version = ssl.TLSVersion.TLSv1_2  # so that the server reads the alert before the connection ends
         deadline = place.now + rng.uniform(1.2, 2.0)
         while place.now < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", service.port), 1) as raw:
-                strict.wrap_socket(raw, server_hostname="localhost")
-            time.sleep(rng.uniform(0.05, 0.2))
+            with socket.create_connection(("127.0.0.1", service.port), 1) as raw:
+                with suppress(OSError):
+                    strict.wrap_socket(raw, server_hostname="localhost")
+                time.sleep(rng.uniform(0.05, 0.2))
         return service.record(
             category="tls_cert_expiry",
             truth=[kit.patterns["tls_alert"]],

@@ -21,7 +21,9 @@ from midwatch.foundry.props import Call, Traffic, ask
 from midwatch.foundry.recording import Kind, RecordedLine, Recording
 
 APPS = Path(__file__).parent / "apps"
-MAX_LINES = 260
+MAX_LINES = 64
+_HEAD, _LEAD = 12, 40
+"""Of a long recording, lines kept from its beginning and lines kept before the first that tells something."""
 TRADES = (
     ("checkout", "order", "payments"),
     ("billing", "invoice", "ledger"),
@@ -43,7 +45,9 @@ OTHER_WORDS = {
     "coupon": ("coupon", "voucher", "promo", "rebate", "campaign"),
     "receipt": ("receipt", "document", "label", "voucher", "export"),
     "customer": ("customer", "buyer", "client", "member", "tenant"),
-    "zone": ("zone", "area", "district", "sector"),
+    "next_pricing": ("next_pricing", "new_totals", "fast_quotes", "beta_discounts", "rules_v2", "dynamic_rates"),
+    "acme": ("acme", "initech", "northwind", "contoso", "umbra"),
+    "shop": ("shop", "core", "platform", "backend", "app"),
     "points": ("points", "credits", "stars", "bonus"),
 }
 PREFIXES = ("", "", "", "acme-", "core-", "prod-")
@@ -203,13 +207,10 @@ class Service:
     ) -> Recording:
         """What was heard, as a recording; lines that match `truth` after the break show the cause."""
         lines = self.place.lines(truth, since=broke_at or 0.0, hide=self._swaps())
-        here = "\n".join(line.text for line in lines)
-        known = {
-            self.host: "domain" if "." in self.host else "host",
-            self.name: "service",
-            self.upstream: "service",
-            **(names or {}),
-        }
+        here = "\n".join(f"{line.source} {line.text}" for line in lines)
+        host = "domain" if "." in self.host else "host"
+        known = {self.host: host, self.name: "service", self.upstream: "service", **(names or {})}
+        began = lines[0].at if lines else 0.0
         return Recording(
             id="",
             program=self.runtime.family,
@@ -217,13 +218,13 @@ class Service:
             kind=kind,
             category=category,
             severity=severity,
-            entity=self.name if entity is None else entity,
+            entity=self.name if entity is None or (entity and entity not in here) else entity,
             cause=cause.format(service=self.name, upstream=self.upstream),
             accepted=tuple(accepted),
             alert_title=self.rng.choice(ALERTS[alert]).format(service=self.name),
             names={name: what for name, what in known.items() if name in here},
-            broke_at=broke_at,
-            mended_at=mended_at,
+            broke_at=None if broke_at is None else max(0.0, broke_at - began),
+            mended_at=None if mended_at is None else max(0.0, mended_at - began),
             lines=trimmed(lines),
         )
 
@@ -234,12 +235,13 @@ class Service:
             str(self.place.folder): "/var/lib/" + self.name,
         }
         return {
-            **folder,
             **self.hide,
+            **folder,
             **self.runtime.swaps(self.place),
             f"127.0.0.1:{self.port}": f"0.0.0.0:{port}",
             f":{self.port}": f":{port}",
             f"{self.port}": port,
+            "127.0.0.1": f"10.{self.rng.randrange(256)}.{self.rng.randrange(256)}.{self.rng.randrange(2, 250)}",
         }
 
 
@@ -304,14 +306,17 @@ def good_order(rng: random.Random) -> dict[str, object]:
     }
     if rng.random() < 0.3:
         body["coupon"] = "SPRING10"
-    if rng.random() < 0.04:
+    if rng.random() < 0.02:
         body["voucher_code"] = "old"
     return body
 
 
 def trimmed(lines: tuple[RecordedLine, ...], limit: int = MAX_LINES) -> tuple[RecordedLine, ...]:
-    """At most `limit` lines: of a flood, its end is cut off. Times begin at the first line."""
+    """At most `limit` lines: the beginning, then what is around and after the first telling line. Times begin at 0."""
     if not lines:
         return lines
+    telling = next((at for at, line in enumerate(lines) if line.truth), 0)
+    left_out = min(max(0, len(lines) - limit), max(0, telling - _LEAD - _HEAD))
+    kept = (*lines[:_HEAD], *lines[_HEAD + left_out :])[:limit]
     first = lines[0].at
-    return tuple(replace(line, at=max(0.0, line.at - first)) for line in lines[:limit])
+    return tuple(replace(line, at=max(0.0, line.at - first)) for line in kept)

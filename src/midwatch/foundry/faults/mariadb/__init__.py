@@ -13,7 +13,6 @@ FAULTS = (
     staged(FAMILY, "database_slow_or_locked", NEEDS, limits.deadlock),
     staged(FAMILY, "database_slow_or_locked", NEEDS, limits.lock_wait),
     staged(FAMILY, "database_slow_or_locked", NEEDS, limits.slow_queries),
-    staged(FAMILY, "oom_memory", (*NEEDS, "prlimit"), limits.query_out_of_memory),
     staged(FAMILY, "authn_authz", NEEDS, others.access_denied),
     staged(FAMILY, "deploy_regression", NEEDS, others.unknown_column),
     staged(FAMILY, "database_slow_or_locked", NEEDS, others.crashed_table),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 
 from midwatch.foundry.faults.mariadb.server import alert, healthy, make
 from midwatch.foundry.place import Place
@@ -135,36 +134,6 @@ def lock_wait(place: Place, rng: random.Random) -> Told:
         broke_at=broke,
         mended_at=mended,
         alert=alert(rng, server, "MysqlLocks", "HighLatency"),
-    )
-
-
-def query_out_of_memory(place: Place, rng: random.Random) -> Told:
-    """A report asks for more memory than the server's limit on its address space."""
-    server = make(place, rng, cast(rng))
-    who = server.cast
-    server.start(command=(shutil.which("prlimit") or "prlimit", f"--as={rng.randint(900, 1300) * 2**20}"))
-    server.serve(rng, pause_s=0.35)
-    let_run(rng, 1.0, 2.0)
-    broke = place.now
-    query = rng.choice(
-        (
-            f"SELECT count(*) FROM {who.table} a JOIN {who.table} b ON a.amount < b.amount",
-            f"SELECT max(a.note), max(b.state) FROM {who.table} a JOIN {who.table} b ON a.note <> b.state",
-            f"SELECT max(b.note) FROM {who.table} a JOIN {who.table} b ON a.state <> b.note",
-        )
-    )
-    space = "SET SESSION join_buffer_space_limit = 17179869184, optimizer_switch = 'optimize_join_buffer_size=off'"
-    steps = (space, f"SET SESSION join_buffer_size = {rng.randint(3, 8)} * 1024 * 1024 * 1024 - 4096", query)
-    server.serve(
-        rng, service=who.other, routes=(Route(name="GET /reports/export", steps=steps),), threads=1, pause_s=0.4
-    )
-    place.wait_for("Out of (sort )?memory", since=broke, timeout_s=20)
-    let_run(rng, 1.5, 3.0)
-    return server.told(
-        cause=f"a query of {who.other} needs more memory than MariaDB on {who.host} can get",
-        truth=("Out of memory", "Out of sort memory"),
-        broke_at=broke,
-        alert=alert(rng, server, "MysqlErrors"),
     )
 
 

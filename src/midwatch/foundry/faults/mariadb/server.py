@@ -129,12 +129,14 @@ def make(
         (
             *("mariadb-install-db", "--no-defaults", *as_user, f"--datadir={data}", *small),
             *("--skip-test-db", "--auth-root-authentication-method=normal", "--innodb-use-native-aio=0"),
+            f"--tmpdir={data}",
         ),
         what="mariadb-install-db",
     )
     chosen = {
         "datadir": data,
         "socket": data / "m.sock",
+        "tmpdir": data,
         "port": port,
         "bind-address": "127.0.0.1",
         "innodb_log_file_size": "4M",
