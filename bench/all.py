@@ -33,6 +33,8 @@ def main() -> int:
         "evidence": [],
         "intake": alertmanager,
         "triage": [],
+        "recall": [],
+        "bad_input": [],
         "engine": beside_llama,
         "engine_http": beside_llama,
         "paging": [],

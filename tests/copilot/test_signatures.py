@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from midwatch.copilot import rules, taxonomy
+from midwatch.copilot import rules, signatures, taxonomy
 from midwatch.copilot.evidence import build_evidence
 from midwatch.copilot.model import Case
 
@@ -565,6 +565,10 @@ NEAR_MISS: list[tuple[str, str, str]] = [
     ("node_control_plane", "ready", "Normal NodeReady node/worker-3 Node worker-3 status is now: NodeReady"),
     ("ci_test_failure", "all passed", "============ 210 passed, 0 failed in 12.30s ============"),
     ("ci_build_dependency", "clean", "BUILD SUCCESSFUL in 12s, 0 errors, 0 warnings"),
+    ("quota_rate_limit", "taken back", "WARN ThrottlingException from the catalogue, succeeded on attempt 2"),
+    ("tls_cert_expiry", "not expired", 'INFO "Certificate is up to date and has not expired" key="shop/web-tls"'),
+    ("network_connectivity", "none unreachable", "PLAY RECAP: srv-14 : ok=14 changed=2 unreachable=0 failed=0"),
+    ("queue_backlog", "none waited", "[Note] replica statistics: waited due a Worker queue full = 0"),
     ("benign_false_alarm", "not recovered", "ERROR node did not recover from failure"),
 ]
 
@@ -593,6 +597,19 @@ def test_a_healthy_programs_restart_does_not_explain_away_what_breaks_much_later
     quiet = "\n".join(f"INFO handled request {i} in {i % 7} ms" for i in range(300))
     log = f"LOG:  received fast shutdown request\n{quiet}\nERROR lookup stock.internal: no such host\n{quiet}"
     assert _ranked(log)[0] == "dns_resolution"
+
+
+def test_strangers_at_the_door_do_not_hide_what_broke() -> None:
+    knocks = "\n".join(
+        f"sshd[{i}]: Failed password for invalid user admin from 10.0.0.{i} port 22 ssh2" for i in range(9)
+    )
+    assert _ranked(f"{knocks}\nERROR cart: Read timed out calling tax-service\n{knocks}")[0] == "dependency_failure"
+    assert _ranked(knocks)[0] == "authn_authz"
+
+
+def test_what_is_said_all_day_counts_less_than_what_began() -> None:
+    day = "\n".join(f"WARN sync: rate limit exceeded\nINFO handled request {i}" for i in range(40))
+    assert _ranked(f"{day}\nERROR lookup stock.internal: no such host\n{day}")[0] == "dns_resolution"
 
 
 def test_of_two_symptoms_the_one_that_came_first_is_named() -> None:
@@ -636,6 +653,18 @@ def test_a_test_that_passed_says_nothing_whatever_its_name() -> None:
 
 def test_an_echoed_script_is_not_its_outcome() -> None:
     assert _ranked("2026-03-24T10:56:22Z \x1b[36;1mecho 'no space left on device'\x1b[0m") == []
+
+
+def test_no_pattern_that_matches_is_missed_for_its_literals() -> None:
+    texts = [line.lower() for _, _, log in POSITIVE for line in log.splitlines()]
+    texts += [line.lower() for _, log in PLAIN for line in log.splitlines()]
+    found = {(hit.line, hit.rule) for hit in signatures.scan(texts)}
+    for number, text in enumerate(texts):
+        for index, rule in enumerate(rules.RULES):
+            said = (number, index) in found
+            literal = any(literal in text for literal in rule.literals)
+            assert literal or rule.pattern.search(text) is None, (rule.pattern.pattern[:80], text)
+            assert literal or not said
 
 
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: f"{rule.category}-{rule.literals[0]}")

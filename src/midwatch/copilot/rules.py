@@ -36,8 +36,8 @@ RULES: tuple[Rule, ...] = tuple(
 
 NEGATED = re.compile(
     r"\b(?:no|0|zero|without|never|not|any|free of)\s(?:\w+\s){0,2}(?:errors?|failures?|failed|timeouts?|timed out|restarts?|oom\w*|deadlocks?|"
-    r"crash\w*|panics?|leaks?|exceptions?|vulnerabilit\w+|packet loss|problems?|issues?|violations?|throttl\w+)\b(?! to| in)"
-    r"|\b(?:errors?|failures?|failed|timeouts?|oom_?kills?|dropped|restarts?|throttled|rejected|vulnerabilities|deadlocks|lag|429|5xx|4xx|panics)"
+    r"crash\w*|panics?|leaks?|exceptions?|vulnerabilit\w+|packet loss|problems?|issues?|violations?|throttl\w+|expired|unreachable|dropped|denied)\b(?! to| in)"
+    r"|\b(?:errors?|failures?|failed|timeouts?|oom_?kills?|dropped|restarts?|throttled|rejected|vulnerabilities|deadlocks|lag|429|5xx|4xx|panics|full|unreachable|denied|lost|evicted|killed|expired|aborted)"
     r"(?:\"|')?\s*[=:]\s*(?:\"|')?0(?![.\d])"
     r"|\b(?:if|when|unless|should|would|in case of?|on|handle[sd]?|handling|simulat\w+|test(?:ing)?)\s(?:an?\s|the\s)?(?:\w+\s){0,2}"
     r"(?:rate limit\w*|429|connection (?:is )?refused|timed? ?outs?|oom|out of memory|deadlocks?|failover)\b",
@@ -48,6 +48,18 @@ PASSED = re.compile(
     r"(?:\bpassed\b|\bpass:|^\s*(?:--- )?pass\b|^\s*[✓√✔]|^\s*ok\s|\.\.\. ok\s*$|\[\s+ok\s+\])(?!.*\bfail(?:ed|ures?)\b)"
 )
 """A test that passed says nothing, whatever its name."""
+
+TAKEN_BACK = re.compile(
+    r"\bsucceeded (?:on|after)\b|\b(?:retry|attempt)(?: \d+)? succeeded|\b(?:is|are) (?:expected|normal|harmless)\b(?!.{0,8} to)"
+    r"|can (?:safely )?be (?:safely )?ignored|ip address '[^']{1,45}' could not be resolved"
+)
+"""A line that itself says that nothing came of it."""
+
+AT_THE_DOOR = re.compile(
+    r"tls handshake error from|ssl handshake fail\w*\b(?!.{0,120}upstream)|ssl handshaking, client|sasl login authentication|relay access denied"
+    r"|invalid user|failed password for|failed to log on|\blogin_error|refresh_token_error|user 'root'@|no route matches|<badreq>|\[preauth\]|/wp-(?:login|admin)"
+)
+"""What strangers who knock are told: servers say it all day, so it is a hint and no plain statement."""
 
 SOURCE_CODE = re.compile(
     r"^\s*(?:if \[|if \(|elif |echo |printf |raise \w|throw new |return [\w(\"'f]+\(|await \w|const |let \w+ =|var \w+ =|def \w+\(|function \w|export [a-z_]+=|fail \")|"

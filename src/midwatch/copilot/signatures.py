@@ -28,6 +28,8 @@ PLAIN = 6.5
 """From this weight on a category is said plainly: what recovers then was an incident and no false alarm."""
 ELSEWHERE, BESIDE = 0.35, 0.2
 """What a further rule of a category adds where it reads another line than a stronger one, and the same line."""
+BACKGROUND = 0.5
+"""What a log says from its beginning to its end says little about what broke within it."""
 FIRST = 1.1
 """What began first is likelier the cause."""
 LATER = 0.6
@@ -37,7 +39,7 @@ MAX_MATCHES_PER_RULE = 100
 """After so many wordings a rule reads only the end of the log."""
 MAX_LINE_CHARS = 1_500
 
-_LEVEL_FACTOR = {"debug": 0.4, "info": 0.75, "warning": 0.95}
+_LEVEL_FACTOR = {"debug": 0.4, "info": 0.65, "warning": 0.95}
 _BUSINESS = ("service_routing", "health_probe", "network_connectivity", "dependency_failure")
 
 BEATS: dict[str, tuple[str, ...]] = {
@@ -140,6 +142,7 @@ _PATH = re.compile(
     r"[\w@.-]/[\w@.-]|^/\w|\w\.(?:js|jsx|ts|tsx|mjs|py|md|mdx|html?|css|go|rs|java|kt|rb|php|json|ya?ml|toml|txt|snap|c|cc|cpp|h|hpp)$"
 )
 _CI = frozenset({"ci_test_failure", "ci_build_dependency"})
+_KNOCKED = frozenset({"authn_authz", "tls_cert_expiry", "service_routing"})
 _LEVELLESS = _CI | {"benign_false_alarm"}
 """Said at any level: build servers print failures as plain output, and a false alarm is no error."""
 _ONSET_CATEGORIES = frozenset({"code_defect_crash", "database_slow_or_locked", "cpu_saturation", *_BUSINESS})
@@ -188,6 +191,8 @@ def scan(lines: Sequence[str], levels: Sequence[str] = (), alert: str = "") -> l
             if _matches(rule, texts[line]):
                 level = levels[line] if levels else ""
                 factor = 1.0 if rule.category in _LEVELLESS else _LEVEL_FACTOR.get(level, 1.0)
+                if rule.category in _KNOCKED and rules.AT_THE_DOOR.search(texts[line]) is not None:
+                    factor *= 0.5
                 hits.append(Hit(line, rule.category, index, rule.weight * factor))
                 matched += 1
     if alert:
@@ -257,7 +262,9 @@ def _matches(rule: rules.Rule, text: str) -> bool:
         return False
     if rule.category == "benign_false_alarm":
         return True
-    if rules.PASSED.search(text) is not None or _in_path(text, match.start(), match.end()):
+    if rules.PASSED.search(text) is not None or rules.TAKEN_BACK.search(text) is not None:
+        return False
+    if _in_path(text, match.start(), match.end()):
         return False
     return not any(no.start() < match.end() and match.start() < no.end() for no in rules.NEGATED.finditer(text))
 
@@ -306,13 +313,14 @@ def rank(
     `total_lines` the log's length.
     """
     by_rule: dict[str, dict[int, list[Hit]]] = defaultdict(lambda: defaultdict(list))
+    last = last or order
     for hit in _without_details(hits):
-        by_rule[hit.category][hit.rule].append(hit)
+        always = hit.line >= 0 and bool(counts) and _is_background(hit, counts, order, last, total_lines)
+        by_rule[hit.category][hit.rule].append(replace(hit, weight=hit.weight * BACKGROUND) if always else hit)
     scores: dict[str, float] = {}
     lines: dict[str, list[int]] = {}
     onset: dict[str, int] = {}
     ended: dict[str, int] = {}
-    last = last or order
     for category, matched in by_rule.items():
         scores[category] = _strength(matched.values(), _context(category, ci), counts)
         placed = [(-hit.weight, hit.line) for group in matched.values() for hit in group if hit.line >= 0]
@@ -339,6 +347,14 @@ def rank(
 
 def _at(hit: Hit, order: Sequence[int]) -> int:
     return order[hit.line] if order else hit.line
+
+
+def _is_background(hit: Hit, counts: Sequence[int], order: Sequence[int], last: Sequence[int], total: int) -> bool:
+    """Whether a program keeps saying so all day: strangers who knock, names that never resolve, retries."""
+    if total < 40 or counts[hit.line] < 3 or not (hit.category in SOFT or hit.category in _KNOCKED):
+        return False
+    place, end = (order[hit.line], last[hit.line]) if order else (hit.line, hit.line)
+    return place < total // 4 and end >= total - total // 4
 
 
 def _strength(groups: Iterable[list[Hit]], context: float, counts: Sequence[int]) -> float:
@@ -426,6 +442,8 @@ def _weigh_false_alarm(
     if benign not in scores:
         return
     troubles = [name for name, score in scores.items() if name != benign and score >= 3]
+    if not troubles and not any(plan for plan, _ in places):
+        scores[benign] *= 0.6  # programs say that they are well also where nothing was wrong
     if any(name not in SOFT for name in troubles):
         scores[benign] *= 0.25
         return

@@ -124,7 +124,7 @@ def words_in(cases: Iterable[Case], lines: Callable[[Case], Sequence[str]], leas
     return frozenset(confidence.word_hash(word) for word, count in counts.items() if count >= least)
 
 
-def known_words(budget_tokens: int, *, count: int = 4000) -> frozenset[int]:
+def known_words(budget_tokens: int, *, count: int = 2000) -> frozenset[int]:
     """Hashes of the words that the adapter was taught with: of the lines shown in the training part's incidents."""
     from midwatch.copilot.evidence import build_evidence
     from midwatch.foundry import bank, compose
