@@ -25,10 +25,10 @@ _PORT = re.compile(r"^[\w.-]+:\d{2,5}$")
 _OF_POD = re.compile(r"^([a-z][\w.-]*?[a-z0-9])(?:-[a-z0-9]{7,10}-[a-z0-9]{5}|-\d{1,6}-[a-z0-9]{5})$")
 _NUMBERED = re.compile(r"^([a-z][\w.-]*?[a-z])-\d{1,6}$")
 _NO_NAME = re.compile(
-    r"(?:thread|exec|pool|scheduling|executor)-\d+$|_pkey$|^(?:x86_64|amd64|arm64|linux)\b|^\d+(?:\.\d+)?$|^(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)$"
-    r"|-rss$|^oom-|^E[A-Z]{3,}$|^(?:java|javax|org|com|io|net)\.\w+$|^(?:non|anti)-|/_temp/|^\d{4}-\d\d-"
+    r"(?:thread|exec|pool|scheduling|executor)-\d+$|_pkey$|^(?:x86_64|amd64|arm64|linux|ubuntu)\b|^\d+(?:\.\d+)?$|^(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS)$"
+    r"|-rss$|^oom-|^E[A-Z]{3,}$|^(?:java|javax|org|com|io|net)\.\w+$|^(?:non|anti)-|/_temp/|^\d{4}-\d\d-|^[0-9a-f]{8,64}$|^[A-Z]{2,8}$|^[a-z]+[A-Z]\w*$|^(?:CONSTRAINT|GFP|ERR|LOGIN|UNKNOWN)_"
+    r"|^(?:[\w.]+\.)?\w*(?:Exception|Error)$|^(?:github|gitlab|docs|developer|kubernetes|redis|www)\.(?:\w+\.)?(?:com|io|org|dev|net)$|^/(?:bin|sbin|api|v\d|metrics|health\w*|home/runner/work)\b"
 )
-
 _Q = r"\\?[\"'`«]"
 _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
     (
@@ -121,7 +121,32 @@ _FINDERS: tuple[tuple[float, re.Pattern[str]], ...] = (
         ),
     ),
     (2.5, re.compile(r"(?:github|gitlab|bitbucket)\.(?:com|org)[/:]([\w.-]{1,60}/[\w-]{1,60})")),
-    (1.5, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
+    (1.0, re.compile(r"^(?:[A-Z]+ )?([a-zA-Z][\w.@/-]{1,40}): ")),
+    (1.8, re.compile(r"(?<![\w.])([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?![\w(])")),  # a setting
+    (
+        2.0,
+        re.compile(r"(?<![\w.$])(?:\w+\.)*?((?:Test[A-Z]\w+|[A-Z]\w*Tests?)(?:\.\w+)?|(?:test|should)_\w+)(?![\w/.-])"),
+    ),
+    (
+        1.5,
+        re.compile(
+            r"(?<![\w/.-])(?:\./)?([\w-]+\.(?:py|js|ts|tsx|go|java|rb|rs|c|cc|cpp|h|kt|php|sh|scala|ex))(?=[:(,\s]|$)"
+        ),
+    ),
+    (
+        2.0,
+        re.compile(
+            r"(?<![\w:/.@-])((?!(?:linux|application|text|refs|origin|src|lib|tests?|pkg|internal|source|app|cmd|github|usr|v\d+)/)[a-z][\w-]{2,40}/[a-z][\w-]{2,40})(?![\w/.:-])"
+        ),
+    ),  # namespace or owner, name
+    (1.8, re.compile(r"\(([a-z][a-z0-9]*[-_][\w-]{1,40})\)")),
+    (
+        1.8,
+        re.compile(
+            r"(?<![\w./-])([a-z][a-z0-9]*(?:[-_.][a-z0-9]+){1,6})(?= (?:answered|returned|is (?:not|un|down|full|being)|has (?:exceeded|been|no)|does not|did not|failed|exceeded|timed out|refused|not found|behind|depth|lag))"
+        ),
+    ),
+    (1.5, re.compile(r"(?:serviceName|upstream|backend|cluster|alloc|task)[=: ]\"?([a-z][\w-]{2,50})@")),
     (3.0, re.compile(r"(?<![\w./-])([a-z][\w.-]{1,60})/(?:\d{1,3}\.){3}\d{1,3}\b")),
     (
         1.8,
@@ -238,8 +263,14 @@ _ADDRESS = re.compile(r"^(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?$")
 _SUBJECTS = {
     "dns_resolution": re.compile(r"^[a-z][\w-]*(?:\.[\w-]+)*\.[a-z]{2,}$", re.I),
     "tls_cert_expiry": re.compile(r"^[a-z][\w-]*(?:\.[\w-]+)*\.[a-z]{2,}(?::\d+)?$", re.I),
+    "config_env_error": re.compile(r"^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+$"),
+    "ci_test_failure": re.compile(r"^(?:Test[A-Z]\w+|[A-Z]\w*Tests?(?:\.\w+)?|test_\w+)$"),
     "disk_storage_full": re.compile(r"^/(?!.*\.(?:py|js|go|java|rb|rs)$)"),
 }
+_OF_SETTINGS = frozenset(
+    {"config_env_error", "ci_build_dependency", "ci_test_failure", "code_defect_crash", "deploy_regression"}
+)
+"""Categories of which a name in capitals, such as an environment variable's, may be the subject."""
 _NOT_HOST = re.compile(
     r"\.(?:py|js|ts|tsx|go|java|log|txt|json|ya?ml|conf|so|sh|html?|md|xml|jar|exe|dll|c|h|cc|cpp)(?::\d+)?$", re.I
 )
@@ -269,6 +300,8 @@ def find(
         found += [(whole, weight * share) for name, weight in found for whole, share in _wholes(name)]
         best: dict[str, float] = {}
         for name, weight in found:
+            if name.isupper() and category not in _OF_SETTINGS:
+                continue
             subject = 3.0 if kind is not None and telling > _TELLING and kind.search(name) else 0.0
             best[name] = max(best.get(name, 0.0), weight + subject)
         for name, weight in best.items():
@@ -284,10 +317,25 @@ def find(
             scores[name] -= 4.0
         if _ADDRESS.match(name):
             scores[name] -= 2.0
-    ranked = sorted(scores, key=lambda name: (-scores[name], name))
+    ranked = _distinct(sorted(scores, key=lambda name: (-scores[name], name)))
     if case.service in ranked[MAX_ENTITIES:]:
         ranked[MAX_ENTITIES - 1] = case.service
     return tuple(ranked[:MAX_ENTITIES])
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names without those that say again what a better one says: the same with a port, as one pod, in a namespace."""
+    kept: list[str] = []
+    bare: set[str] = set()
+    for name in names:
+        plain = name if name.startswith("/") else name.partition("://")[2] or name
+        plain = plain if plain.startswith("/") else plain.partition(":")[0].rpartition("/")[2]
+        pod = _OF_POD.match(plain)
+        plain = pod[1] if pod is not None else plain
+        if plain not in bare:
+            bare.add(plain)
+            kept.append(name)
+    return kept
 
 
 def _wholes(name: str) -> Iterable[tuple[str, float]]:
@@ -300,7 +348,7 @@ def _wholes(name: str) -> Iterable[tuple[str, float]]:
     name, _, port = name.partition(":") if _PORT.search(name) else (name, "", "")
     if port:
         yield name, 1.0
-    for pattern, share in ((_OF_POD, 0.9), (_NUMBERED, 0.6)):
+    for pattern, share in ((_OF_POD, 0.9), (_NUMBERED, 0.35)):
         match = pattern.match(name)
         if match is not None and _valid(match[1]):
             yield match[1], share
