@@ -4,9 +4,9 @@
 
 Templates: our miner and drain3 get the same messages of the 16 loghub sets (the content column, with the corrected
 truth where it exists) in one process, one after the other; drain3 runs with its defaults and the masks of its own
-example file. Grouping accuracy: a line counts when the set of lines in its group is exactly the true one. Evidence: a true line
-counts as shown when a shown line has its wording (its text without times, numbers and long ids). Times are processor
-time, since the machine may be busy.
+example file. Grouping accuracy: a line counts when the set of lines in its group is exactly the true one. Evidence:
+a true line counts as shown when a shown line has its wording (its text without times, numbers and long ids). Times
+are processor time, since the machine may be busy.
 """
 
 from __future__ import annotations
