@@ -119,7 +119,7 @@ def process_rows(runs: int) -> list[Row]:
 
 
 def watched_rows(count: int) -> list[Row]:
-    """Seconds for one incident of 2,000 lines with the engine loaded, as on watch: evidence, answer, draws, weighing."""
+    """Seconds for one incident of 2,000 lines with the engine loaded: evidence, answer, draws, weighing."""
 
     async def measure() -> list[float]:
         chosen = settings.load()
