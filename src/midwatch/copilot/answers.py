@@ -13,6 +13,7 @@ from typing import Any, cast
 import orjson
 
 from midwatch.copilot import prompt, taxonomy
+from midwatch.copilot.confidence import CITED_BY_RULES
 from midwatch.copilot.model import Case, Evidence, EvidenceLine, Severity
 from midwatch.copilot.parsing import clean, clip
 from midwatch.copilot.prompt import Question
@@ -83,7 +84,7 @@ def settle(answer: Answer | None, category: str, case: Case, evidence: Evidence)
     cited = list(answer.cited) if answer is not None and mine else []
     if not cited:
         lines = prompt.telling(evidence, (category,))
-        cited = [line.id for line in lines[: 3 if category != taxonomy.UNKNOWN else 2]]
+        cited = [line.id for line in lines[: CITED_BY_RULES if category != taxonomy.UNKNOWN else 2]]
     order = {line.id: line.line_number for line in evidence.lines}
     cited.sort(key=lambda line_id: order[line_id])
     entities = (*evidence.entities, taxonomy.UNKNOWN)

@@ -27,6 +27,8 @@ from midwatch.copilot.taxonomy import IDS, UNKNOWN
 LEAST_ACCEPTED = 0.5
 """An answer that is as likely wrong as right is never accepted, whatever α would allow."""
 MAX_CONFIDENCE = 0.99
+CITED_BY_RULES = 3
+"""Lines that the rules cite at most."""
 CHOICE = ("model", "rules", "rules_first", "abstains")
 """x(c), in the order of the fitted weights."""
 SIGNALS = (
@@ -95,12 +97,18 @@ def judge(
     cited: Collection[str],
     calibration: Calibration | None,
     *,
+    said: str = "",
     rules: bool = True,
 ) -> Judgement:
-    """Weigh the rules' ranking (unless `rules` is False) and a model's opinion (None: nobody was asked)."""
+    """Weigh the rules' ranking (unless `rules` is False) and a model's opinion (None: nobody was asked).
+
+    `cited` are the lines of the answer that said the category `said`; where another wins, its rules' lines are cited.
+    """
     ranked = evidence.ranking if rules else ()
     weights = calibration.choice if calibration is not None else _PLAIN_CHOICE
     ranking = choose(choice_features(ranked, opinion), weights)
+    if ranking[0][0] != said:
+        cited = next((item.line_ids[:CITED_BY_RULES] for item in ranked if item.category == ranking[0][0]), ())
     signals = signals_of(ranking, ranked, opinion, cited, known_words(evidence, calibration))
     if calibration is not None:
         confidence = sigmoid(sum(w * signals[name] for w, name in zip(calibration.signals, SIGNALS, strict=True)))

@@ -213,7 +213,12 @@ class Triage:
         if heard is None and answer is not None:
             heard = opinion.said(answer.category)
         judged = confidence.judge(
-            evidence, heard, answer.cited if answer else (), calibration, rules=self._options.rules or answer is None
+            evidence,
+            heard,
+            answer.cited if answer else (),
+            calibration,
+            said=answer.category if answer else "",
+            rules=self._options.rules or answer is None,
         )
         category = answer.category if answer is not None and column == "escalated" else judged.category
         final = answers.settle(answer, category, case, evidence)

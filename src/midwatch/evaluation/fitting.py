@@ -100,7 +100,9 @@ def outcome_of(item: Judged, choice: Sequence[float], words: frozenset[int]) -> 
 def _cited(diagnosis: Diagnosis, winner: str, evidence: Evidence) -> tuple[str, ...]:
     if diagnosis.category == winner:
         return tuple(item.id for item in diagnosis.citations)
-    return next((item.line_ids[:3] for item in evidence.ranking if item.category == winner), ())
+    return next(
+        (item.line_ids[: confidence.CITED_BY_RULES] for item in evidence.ranking if item.category == winner), ()
+    )
 
 
 def known_share(evidence: Evidence, words: frozenset[int]) -> float:
