@@ -79,19 +79,15 @@ def fit(
         for item in judged
     ]
     choice = calibrations.fit_choice(examples)
-    outcomes = [
-        outcome
-        for item, example in zip(judged, examples, strict=True)
-        if (outcome := _outcome(item, example, choice, words)) is not None
-    ]
+    outcomes = [outcome for item in judged if (outcome := outcome_of(item, choice, words)) is not None]
     return calibrations.calibrate(
         outcomes, column=column, model=model, choice=choice, fitted_on=fitted_on, date=date, words=words
     )
 
 
-def _outcome(item: Judged, example: Example, choice: Sequence[float], words: frozenset[int]) -> Outcome | None:
-    """The winner's signals by the new choice; None where it abstains, which promises nothing."""
-    ranking = confidence.choose(example.features, choice)
+def outcome_of(item: Judged, choice: Sequence[float], words: frozenset[int]) -> Outcome | None:
+    """The winner's signals by a choice's weights; None where it abstains, which promises nothing."""
+    ranking = confidence.choose(confidence.choice_features(item.finding.evidence.ranking, item.opinion), choice)
     if ranking[0][0] == UNKNOWN:
         return None
     evidence, diagnosis = item.finding.evidence, item.finding.diagnosis
