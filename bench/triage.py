@@ -11,16 +11,21 @@ elsewhere; only cases whose published cause maps to one of our categories take p
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from midwatch import results
+from midwatch import results, settings
+from midwatch.cli import embedded, local_model
 from midwatch.copilot.evidence import build_evidence
 from midwatch.copilot.model import Evidence
+from midwatch.copilot.triage import Triage
+from midwatch.engine import hub
 from midwatch.evaluation import public, sets
 from midwatch.evaluation.verdict import wording
 from midwatch.foundry.incident import Incident
@@ -113,6 +118,41 @@ def process_rows(runs: int) -> list[Row]:
     return rows
 
 
+def watched_rows(count: int) -> list[Row]:
+    """Seconds for one incident of 2,000 lines with the engine loaded: evidence, answer, draws, weighing."""
+
+    async def measure() -> list[float]:
+        chosen = settings.load()
+        path = hub.resolve(chosen.engine.model, chosen.cache_dir)
+        loading = embedded.load_in_thread(path, local_model.with_adapter(chosen.engine), chosen.kernel_dir)
+        provider = await embedded.start(loading, model=local_model.asked_for(chosen), usd_per_hour=0.0)
+        triage = Triage(provider, None, chosen.copilot, local_model.options(chosen))
+        healthy = long_log().splitlines()[:LOG_LINES]
+        seconds = []
+        for incident in sets.load("foundry-programs", count=count):
+            lines = incident.case.lines[:LOG_LINES]
+            padded = replace(incident.case, lines=(*healthy[: LOG_LINES - len(lines)], *lines))
+            started = time.perf_counter()
+            await triage.diagnose(padded)
+            seconds.append(time.perf_counter() - started)
+        await provider.aclose()
+        return sorted(seconds)
+
+    seconds = asyncio.run(measure())
+    extra: dict[str, float | str] = {"incidents": count}
+    return [
+        results.row(
+            f"one incident of {LOG_LINES} lines on watch, {name}",
+            [seconds[min(int(len(seconds) * share), len(seconds) - 1)]],
+            "s",
+            target=target,
+            direction="at_most",
+            extra=extra,
+        )
+        for name, share, target in (("p50", 0.5, 3.0), ("p95", 0.95, 8.0))
+    ]
+
+
 def main() -> None:
     """Measure, print the table, write the rows."""
     parser = argparse.ArgumentParser(description="Measure midwatch triage and the rules behind it.")
@@ -120,7 +160,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     arguments = parser.parse_args()
     incidents = arguments.data / "incidents"
-    rows = [*process_rows(arguments.runs), *accuracy_rows(incidents if incidents.exists() else None)]
+    rows = [*process_rows(arguments.runs), *watched_rows(40), *accuracy_rows(incidents if incidents.exists() else None)]
     print(results.table(rows))
     results.write(ROOT / "results" / "triage" / "triage.json", rows)
 
