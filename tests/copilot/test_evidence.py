@@ -401,3 +401,37 @@ def test_several_readers_may_share_a_store() -> None:
         )
     assert all(evidence.ranking[0].category == "disk_storage_full" for evidence in found)
     assert all(801 in [line.line_number for line in evidence.lines] for evidence in found)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a-",
+        "a.",
+        "a/",
+        "a_",
+        "a@",
+        "a:1",
+        "a=",
+        "'a",
+        '"a',
+        "(a",
+        "[a",
+        "Test",
+        "error ",
+        "no ",
+        "at a.",
+        "is not ",
+        "1 ",
+        "\\",
+        "<",
+        "x=y,",
+    ],
+)
+def test_no_line_makes_a_pattern_run_away(piece: str) -> None:
+    started = time.process_time()
+    gather(
+        [f"ERROR {word} {piece * 3_000}{end}" for word in ("", "failed", "user") for end in ("", "!", " refused", '"')],
+        service="checkout",
+    )
+    assert time.process_time() - started < 1.5

@@ -8,6 +8,8 @@ what the lines say → `triage.py` makes ONE grammar-constrained call → `confi
 Nouns: `model.py`; categories and next steps: `taxonomy.py`; hooks: `server.py`, counted by `metrics.py`.
 Behind `store.py`: `tables.py` the schema, `commits.py` group commit, `placing.py` what comes in, `claims.py` what the
 workflow takes and puts back, `views.py` what others read, `codec.py` values as bytes.
-Behind `evidence.py`: `parsing.py` a line apart, `templates.py` lines of one kind, `entities.py` who is meant,
-`tokens.py` how long it is, `rules.py` the signatures themselves. Behind `triage.py`: `prompt.py` the question.
+Behind `evidence.py`: `reading.py` a log into a digest, `wordings.py` kinds of lines that are known already, `shapes.py`
+one kind of line, `parsing.py` a line apart, `structured.py` JSON and logfmt, `templates.py` lines of one wording,
+`scoring.py` which lines matter, `baseline.py` what is usual, `entities.py` who is meant, `tokens.py` how long it is,
+`rules.py` the signatures themselves. Behind `triage.py`: `prompt.py` the question.
 """

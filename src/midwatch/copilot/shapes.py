@@ -20,10 +20,13 @@ MAX_READ_CHARS = 2_000
 _MAX_DECIDING_CHARS = 500
 _ACCESS = re.compile(r'" ([1-5]\d\d) (?:\d+|-)(?: |$)')
 _NUMBER = re.compile(r"[ =(\"':]\d+(?:\.\d+(?=%))?(?![\w.:/-])")
-_NUMERIC_LEVEL = re.compile(r"^<\d{1,3}>|\"level\": ?\d\d\b")
-_DECIDES = frozenset(
-    ("0", "127", "100", *map(str, range(90, 100)), *map(str, range(130, 140)), *map(str, range(400, 600)))
-)
+_NUMERIC_LEVEL = re.compile(r"\"level\": ?\d\d\b")
+_COUNTS = {
+    before + number: number
+    for number in ("0", "127", "100", *map(str, range(90, 100)), *map(str, range(130, 140)), *map(str, range(400, 600)))
+    for before in " =(\"':"
+}
+"""Numbers that decide, each with what may stand before it."""
 _DECIDED_BY_NUMBERS = re.compile(
     r"\" [1-5]\d\d |^<\d|\d ?%"
     r"|(?:exit\w*|stat(?:us|e)|code|errno|signal|level|fail\w*|err(?:or)?s?|severity|priority|restarts?|dropped|lag|pauses?|took|averages?"
@@ -248,7 +251,11 @@ def numbers_of(line: str) -> tuple[str, ...]:
     access = _ACCESS.search(line) if '" ' in line else None
     if access is not None:
         return (access[1],)
-    found = [number[1:] for number in _NUMBER.findall(line[:MAX_READ_CHARS])]
-    level = _NUMERIC_LEVEL.search(line, 0, MAX_READ_CHARS)
-    first = [level[0]] if level is not None else []
-    return tuple(first + [number if number in _DECIDES else "0000" if len(number) > 3 else "1" for number in found])
+    found = _NUMBER.findall(line if len(line) <= MAX_READ_CHARS else line[:MAX_READ_CHARS])
+    counts = [_COUNTS.get(number) or ("0000" if len(number) > 4 else "1") for number in found]
+    if line[:1] == "<":
+        counts.append(line[:5])
+    elif '"level"' in line:
+        level = _NUMERIC_LEVEL.search(line)
+        counts.append(level[0] if level is not None else "")
+    return tuple(counts)
