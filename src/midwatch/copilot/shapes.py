@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from midwatch.copilot import rules, signatures
 from midwatch.copilot.parsing import clean, clip, parse, strip_time
 from midwatch.copilot.structured import Level
+from midwatch.copilot.taxonomy import CATEGORIES
 from midwatch.copilot.templates import Miner, Wording
 
 MAX_READ_CHARS = 2_000
@@ -168,6 +169,15 @@ _DETAIL = re.compile(
 _NOISE = re.compile(r"^[\W_]*(?:\w{0,2}[\W_]*)$")
 
 
+_OUR_WORDS = tuple(name for name in CATEGORIES if "_" in name)
+_ADDRESSED = ("ignore", "disregard", "forget", "instruction", "assistant", "you are", "language model", "prompt")
+_ORDER = re.compile(
+    r"\b(?:ignore|disregard|forget) (?:all |any |the |every)?(?:\w+ )?(?:previous|prior|above|earlier|instructions|everything|log)"
+    r"|\b(?:assistant|system)\W{1,3}(?:the|you|i|please|answer|classify)\b|\byou are (?:now |an? )?(?:\w+ )?(?:assistant|model|classifier|ai)\b"
+    r"|\b(?:large )?language model\b.{0,60}\b(?:answer|category|cause)\b|\binstructions?\b.{0,40}\b(?:answer|category|cause)\b"
+)
+
+
 @dataclass(slots=True, eq=False)
 class Shape:
     """What is known of all lines of one wording. `hits` are signature rules (index, weight) that match it.
@@ -203,18 +213,19 @@ def shape_of(line: str, miner: Miner) -> tuple[Shape, str]:
     raw = line if len(line) < signatures.MAX_LINE_CHARS else clip(line, signatures.MAX_LINE_CHARS)
     lower = strip_time(clean(raw)).lower()
     frame = _FRAME.match(message) is not None
+    pleads = addresses_a_model(lower)
     shape = Shape(
         miner.add(message),
-        parsed.level,
+        "" if pleads else parsed.level,
         parsed.program,
         marks=sum(1 << bit for bit, mark in enumerate(rules.CI_MARKS) if mark in lower),
         exception=not frame and _EXCEPTION.match(message) is not None,
         frame=frame,
-        noise=len(message) < 4 or _NOISE.match(message) is not None,
-        source=prints_source(line, message),
+        noise=pleads or len(message) < 4 or _NOISE.match(message) is not None,
+        source=pleads or prints_source(line, message),
         rollout=any(word in lower for word in rules.ROLLOUT_LITERALS) and rules.ROLLOUT.search(lower) is not None,
         end_of_build="##[error]" in lower or "build failure" in lower,
-        trouble=_tells_of_trouble(message.lower()),
+        trouble=not pleads and _tells_of_trouble(message.lower()),
         detail=_DETAIL.match(message) is not None,
         step="##[group]run " in lower,
         change=_CHANGE.search(message[:400].lower()) is not None,
@@ -235,6 +246,16 @@ def _tells_of_trouble(lower: str) -> bool:
     ):
         return False
     return rules.NEGATED.search(text) is None
+
+
+def addresses_a_model(lower: str) -> bool:
+    """Whether a line talks to whoever reads logs by machine: it names our categories, or gives orders to a model.
+
+    Programs do neither when they break, so such a line is never evidence; `lower` is as `shape_of` gives it.
+    """
+    return any(name in lower for name in _OUR_WORDS) or (
+        any(word in lower for word in _ADDRESSED) and _ORDER.search(lower[:MAX_READ_CHARS]) is not None
+    )
 
 
 def prints_source(line: str, message: str) -> bool:
