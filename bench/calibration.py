@@ -60,6 +60,11 @@ def without_model(item: Judged) -> Judged:
     return replace(item, finding=replace(item.finding, diagnosis=diagnosis))
 
 
+def without_rules(item: Judged) -> Judged:
+    """What the model alone would have had, of the same lines."""
+    return replace(item, finding=replace(item.finding, evidence=replace(item.finding.evidence, ranking=())))
+
+
 def cross_fitted(judged: list[Judged], words: frozenset[int]) -> list[tuple[float, bool, bool]]:
     """(confidence, right, abstained) of each incident, by fits that saw no incident of its family."""
     families = sorted({item.incident.truth.program for item in judged})
@@ -151,11 +156,12 @@ def main() -> None:
             judged += pickle.load(stream)
     words = fitting.known_words(settings.load().copilot.evidence_tokens)
     bare = [without_model(item) for item in judged]
-    columns = {"local": (judged, words), "rules": (bare, frozenset[int]())}
+    mute = [without_rules(item) for item in judged]
+    columns = {"local": (judged, words), "rules": (bare, frozenset[int]()), "local, no rules": (mute, words)}
     found: list[Row] = []
     for name, (data, known) in columns.items():
         found += rows(name, cross_fitted(data, known))
-        if arguments.write:
+        if arguments.write and name in local_model.COLUMNS:
             made = fitting.fit(
                 data,
                 column=name,
