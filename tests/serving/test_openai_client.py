@@ -190,7 +190,7 @@ def test_content_in_parts_and_a_developer_s_message_are_read(client: openai.Open
 
 
 def test_the_model_is_listed_and_found_by_name(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [MODEL]
+    assert [model.id for model in client.models.list()] == [MODEL, "triage"]
     assert client.models.retrieve(MODEL).owned_by == "midwatch"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-5")
