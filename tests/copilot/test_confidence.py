@@ -70,12 +70,12 @@ def test_a_fit_turns_signals_into_a_probability() -> None:
 
 
 def test_words_that_were_never_seen_lower_what_is_known() -> None:
-    assert known_words(evidence(), fitted()) == 1.0
+    assert known_words(evidence(), fitted().words) == 1.0
     line = EvidenceLine(id="L1", line_number=1, text="", shown="zorblax of such host", template="")
     strange = Evidence(
         lines=(line,), ranking=(), entities=(), total_lines=1, total_templates=1, tokens=5, mining_ms=0.0
     )
-    assert known_words(strange, fitted()) == pytest.approx(2 / 3)
+    assert known_words(strange, fitted().words) == pytest.approx(2 / 3)
 
 
 @given(

@@ -109,7 +109,8 @@ def judge(
     ranking = choose(choice_features(ranked, opinion), weights)
     if ranking[0][0] != said:
         cited = next((item.line_ids[:CITED_BY_RULES] for item in ranked if item.category == ranking[0][0]), ())
-    signals = signals_of(ranking, ranked, opinion, cited, known_words(evidence, calibration))
+    known = known_words(evidence, calibration.words if calibration is not None else frozenset())
+    signals = signals_of(ranking, ranked, opinion, cited, known)
     if calibration is not None:
         confidence = sigmoid(sum(w * signals[name] for w, name in zip(calibration.signals, SIGNALS, strict=True)))
     else:
@@ -180,12 +181,15 @@ def signals_of(
     }
 
 
-def known_words(evidence: Evidence, calibration: Calibration | None) -> float:
-    """Share of the shown lines' words that the model was taught or fitted on: how far from home an incident is."""
-    if calibration is None or not calibration.words:
+def known_words(evidence: Evidence, known: frozenset[int]) -> float:
+    """Share of the shown lines' words whose hashes are `known` (taught or fitted on); 1 where none are given.
+
+    It tells how far from home an incident is.
+    """
+    if not known:
         return 1.0
     words = words_of(line.shown for line in evidence.lines)
-    return sum(word_hash(word) in calibration.words for word in words) / len(words) if words else 0.0
+    return sum(word_hash(word) in known for word in words) / len(words) if words else 0.0
 
 
 def words_of(texts: Iterable[str]) -> set[str]:

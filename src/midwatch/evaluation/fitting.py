@@ -91,7 +91,7 @@ def outcome_of(item: Judged, choice: Sequence[float], words: frozenset[int]) -> 
     if ranking[0][0] == UNKNOWN:
         return None
     evidence, diagnosis = item.finding.evidence, item.finding.diagnosis
-    known = known_share(evidence, words)
+    known = confidence.known_words(evidence, words)
     cited = _cited(diagnosis, ranking[0][0], evidence)
     signals = confidence.signals_of(ranking, evidence.ranking, item.opinion, cited, known)
     return Outcome(signals=signals, right=item.incident.truth.right(ranking[0][0]), group=item.incident.truth.program)
@@ -103,14 +103,6 @@ def _cited(diagnosis: Diagnosis, winner: str, evidence: Evidence) -> tuple[str, 
     return next(
         (item.line_ids[: confidence.CITED_BY_RULES] for item in evidence.ranking if item.category == winner), ()
     )
-
-
-def known_share(evidence: Evidence, words: frozenset[int]) -> float:
-    """`confidence.known_words` with words that belong to no calibration yet."""
-    shown = confidence.words_of(line.shown for line in evidence.lines)
-    if not words or not shown:
-        return float(not words)
-    return sum(confidence.word_hash(word) in words for word in shown) / len(shown)
 
 
 def words_in(cases: Iterable[Case], lines: Callable[[Case], Sequence[str]], least: int = 2) -> frozenset[int]:

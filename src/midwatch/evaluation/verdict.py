@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -186,11 +185,3 @@ def _key(number: int, lines: tuple[str, ...]) -> str | int:
 
 def _bare(name: str) -> str:
     return _POD.sub("", name.strip().casefold().partition(":")[0])
-
-
-def by_column(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
-    """Verdicts of each column, in the order of their first."""
-    found: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        found.setdefault(verdict.column, []).append(verdict)
-    return found
