@@ -16,7 +16,6 @@ import gzip
 import pickle
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,12 @@ from midwatch.copilot.calibration import Outcome
 from midwatch.copilot.promise import fit_threshold, lower_bound, upper_bound
 from midwatch.copilot.triage import Options, Triage
 from midwatch.engine import hub
-from midwatch.evaluation import fitting, sets
+from midwatch.evaluation import fitting, measures, sets
 from midwatch.evaluation.fitting import Judged
 from midwatch.results import Row
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDS, SPLITS, BINS, ALPHA = 10, 200, 15, 0.1
+FOLDS, SPLITS, ALPHA = 10, 200, 0.1
 
 
 def judge(name: str, count: int, file: Path) -> None:
@@ -94,10 +93,9 @@ def rows(name: str, scored: list[tuple[float, bool, bool]]) -> list[Row]:
     named = sorted((value, right) for value, right, abstained in scored if not abstained)
     values = np.array([value for value, _ in named])
     right = np.array([float(good) for _, good in named])
-    edges = [round(i * len(named) / BINS) for i in range(BINS + 1)]
-    ece = sum(abs(float((values[a:b] - right[a:b]).sum())) for a, b in pairwise(edges)) / len(named)
-    good, bad = values[right == 1], values[right == 0]
-    auroc = float(((good[:, None] > bad) + 0.5 * (good[:, None] == bad)).mean())
+    ece, auroc = measures.ece(values, right), measures.auroc(values, right)
+    assert ece is not None
+    assert auroc is not None
     threshold = max(confidence.LEAST_ACCEPTED, fit_threshold(list(values), [bool(r) for r in right], ALPHA))
     accepted = values >= threshold
     wrong = int((accepted & (right == 0)).sum())
