@@ -186,6 +186,18 @@ def let_run(rng: random.Random, low_s: float, high_s: float) -> None:
     time.sleep(rng.uniform(low_s, high_s))
 
 
+def perhaps_mended(
+    place: Place, rng: random.Random, share: float, mend: Callable[[], object], runs_s: tuple[float, float]
+) -> float | None:
+    """Mend what is broken in a share of the runs and let it run on: when that was, None where it stays broken."""
+    if rng.random() >= share:
+        return None
+    mend()
+    mended = place.now
+    let_run(rng, *runs_s)
+    return mended
+
+
 def user_if_root(name: str) -> str | None:
     """The user that a program which refuses root runs as: `name` where we are root, else ourselves."""
     return name if os.geteuid() == 0 else None

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from midwatch.foundry.place import Place
-from midwatch.foundry.stage import Cast, Route, Told, cast, certificate, let_run, serve, staged, user_if_root
+from midwatch.foundry.stage import (
+    Cast,
+    Route,
+    Told,
+    cast,
+    certificate,
+    let_run,
+    perhaps_mended,
+    serve,
+    staged,
+    user_if_root,
+)
 
 FAMILY = "memcached"
 NEEDS = ("memcached",)
@@ -96,11 +107,7 @@ def connection_limit(place: Place, rng: random.Random) -> Told:
     leak = server.serve(rng, service=who.other, routes=keep, threads=limit - 7, pause_s=0.6, quiet=True)
     place.wait_for("Too many open connections", timeout_s=20)
     let_run(rng, 2.0, 3.5)
-    mended = None
-    if rng.random() < 0.4:
-        place.stop(leak)
-        mended = place.now
-        let_run(rng, 1.0, 2.0)
+    mended = perhaps_mended(place, rng, 0.4, lambda: place.stop(leak), (1.0, 2.0))
     return server.told(
         cause=f"all {limit} connections of memcached on {who.host} are taken, held by {who.other}",
         truth=("Too many open connections", "too many open connections", "Connection limit"),

@@ -13,7 +13,19 @@ from typing import Any
 
 from midwatch.foundry.place import Place
 from midwatch.foundry.relay import Relay
-from midwatch.foundry.stage import Cast, Route, Told, cast, certificate, let_run, quietly, serve, small_disk, staged
+from midwatch.foundry.stage import (
+    Cast,
+    Route,
+    Told,
+    cast,
+    certificate,
+    let_run,
+    perhaps_mended,
+    quietly,
+    serve,
+    small_disk,
+    staged,
+)
 from midwatch.foundry.stage import user_if_root as user_for
 
 FAMILY = "mosquitto"
@@ -279,11 +291,7 @@ def lost_clients(place: Place, rng: random.Random) -> Told:
         relay.go_silent()
         place.wait_for("exceeded timeout", source="mosquitto", since=broke, timeout_s=20)
         let_run(rng, 1.5, 3.0)
-        mended = None
-        if rng.random() < 0.5:
-            relay.mend()
-            mended = place.now
-            let_run(rng, 1.5, 2.5)
+        mended = perhaps_mended(place, rng, 0.5, relay.mend, (1.5, 2.5))
         return broker.told(
             cause=f"the network between {who.service} and the MQTT broker on {who.host} is silent",
             truth=("has exceeded timeout, disconnecting", "Timeout reading from"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from midwatch.foundry.place import Place
 from midwatch.foundry.relay import Relay
-from midwatch.foundry.stage import Cast, Route, Told, cast, certificate, let_run, serve, staged
+from midwatch.foundry.stage import Cast, Route, Told, cast, certificate, let_run, perhaps_mended, serve, staged
 
 FAMILY = "nats"
 NEEDS = ("nats-server",)
@@ -184,11 +184,7 @@ def connection_limit(place: Place, rng: random.Random) -> Told:
     leak = server.serve(rng, service=who.other, routes=keep, threads=limit + 2, pause_s=0.5, quiet=True)
     place.wait_for("maximum connections exceeded", since=broke, timeout_s=20)
     let_run(rng, 2.0, 3.5)
-    mended = None
-    if rng.random() < 0.4:
-        place.stop(leak)
-        mended = place.now
-        let_run(rng, 1.0, 2.0)
+    mended = perhaps_mended(place, rng, 0.4, lambda: place.stop(leak), (1.0, 2.0))
     return server.told(
         cause=f"all {limit} connections of NATS on {who.host} are taken, held by {who.other}",
         truth=("maximum connections exceeded",),
@@ -383,11 +379,7 @@ def lost_route(place: Place, rng: random.Random) -> Told:
         relay.cut()
         place.wait_for("Error trying to connect to route", since=broke, timeout_s=20)
         let_run(rng, 3.0, 4.5)
-        mended = None
-        if rng.random() < 0.4:
-            relay.mend()
-            mended = place.now
-            let_run(rng, 1.5, 2.5)
+        mended = perhaps_mended(place, rng, 0.4, relay.mend, (1.5, 2.5))
         return first.told(
             cause="the network between two servers of the NATS cluster is cut",
             entity=(who.host, "nats-server-2"),

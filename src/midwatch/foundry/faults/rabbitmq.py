@@ -14,7 +14,19 @@ from typing import Any
 
 from midwatch.foundry.place import Place
 from midwatch.foundry.relay import Relay
-from midwatch.foundry.stage import Cast, Route, Told, cast, certificate, give, let_run, serve, small_disk, staged
+from midwatch.foundry.stage import (
+    Cast,
+    Route,
+    Told,
+    cast,
+    certificate,
+    give,
+    let_run,
+    perhaps_mended,
+    serve,
+    small_disk,
+    staged,
+)
 from midwatch.foundry.stage import user_if_root as user_for
 
 FAMILY = "rabbitmq"
@@ -314,11 +326,7 @@ def connection_limit(place: Place, rng: random.Random) -> Told:
     leak = broker.serve(rng, service=who.other, routes=keep, threads=limit + 2, pause_s=0.5, quiet=True)
     place.wait_for("connection limit", since=broke, timeout_s=25)
     let_run(rng, 2.0, 3.5)
-    mended = None
-    if rng.random() < 0.4:
-        place.stop(leak)
-        mended = place.now
-        let_run(rng, 1.0, 2.0)
+    mended = perhaps_mended(place, rng, 0.4, lambda: place.stop(leak), (1.0, 2.0))
     return broker.told(
         cause=f"all {limit} connections of RabbitMQ on {who.host} are taken, held by {who.other}",
         truth=("connection limit",),
@@ -402,11 +410,7 @@ def lost_clients(place: Place, rng: random.Random) -> Told:
         relay.go_silent()
         place.wait_for("missed heartbeats from client", since=broke, timeout_s=25)
         let_run(rng, 2.0, 4.0)
-        mended = None
-        if rng.random() < 0.5:
-            relay.mend()
-            mended = place.now
-            let_run(rng, 1.5, 3.0)
+        mended = perhaps_mended(place, rng, 0.5, relay.mend, (1.5, 3.0))
         return broker.told(
             cause=f"the network between {who.service} and RabbitMQ on {who.host} is silent",
             truth=("missed heartbeats from client", "Timeout reading from", "handshake_timeout"),

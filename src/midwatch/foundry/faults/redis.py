@@ -12,7 +12,19 @@ from typing import Any
 
 from midwatch.foundry.place import Place
 from midwatch.foundry.relay import Relay
-from midwatch.foundry.stage import Cast, Route, Told, cast, certificate, let_run, quietly, serve, small_disk, staged
+from midwatch.foundry.stage import (
+    Cast,
+    Route,
+    Told,
+    cast,
+    certificate,
+    let_run,
+    perhaps_mended,
+    quietly,
+    serve,
+    small_disk,
+    staged,
+)
 
 FAMILY = "redis"
 NEEDS = ("redis-server", "redis-cli")
@@ -121,11 +133,7 @@ def memory_limit(place: Place, rng: random.Random) -> Told:
     server.serve(rng, service=who.other, routes=store, threads=3, pause_s=0.03, quiet=True)
     place.wait_for("OOM command not allowed", timeout_s=20)
     let_run(rng, 2.0, 4.0)
-    mended = None
-    if rng.random() < 0.3:
-        server.ask("config", "set", "maxmemory", "1gb")
-        mended = place.now
-        let_run(rng, 1.0, 2.0)
+    mended = perhaps_mended(place, rng, 0.3, lambda: server.ask("config", "set", "maxmemory", "1gb"), (1.0, 2.0))
     return server.told(
         cause=f"Redis on {who.host} has reached its maxmemory of {limit} MB and refuses writes",
         truth=("OOM command not allowed",),
@@ -145,11 +153,7 @@ def client_limit(place: Place, rng: random.Random) -> Told:
     leak = server.serve(rng, service=who.other, routes=keep, threads=limit + 3, pause_s=0.5, quiet=True)
     place.wait_for("max number of clients reached", timeout_s=20)
     let_run(rng, 2.0, 3.5)
-    mended = None
-    if rng.random() < 0.4:
-        place.stop(leak)
-        mended = place.now
-        let_run(rng, 1.0, 2.0)
+    mended = perhaps_mended(place, rng, 0.4, lambda: place.stop(leak), (1.0, 2.0))
     return server.told(
         cause=f"all {limit} client connections of Redis on {who.host} are taken, held by {who.other}",
         truth=("max number of clients reached",),
@@ -311,11 +315,7 @@ def lost_master(place: Place, rng: random.Random) -> Told:
         else:
             relay.cut()
         let_run(rng, 4.0, 5.5)
-        mended = None
-        if rng.random() < 0.4:
-            relay.mend()
-            mended = place.now
-            let_run(rng, 1.5, 2.5)
+        mended = perhaps_mended(place, rng, 0.4, relay.mend, (1.5, 2.5))
         return master.told(
             cause="the replica cannot reach its master over the network",
             truth=(

@@ -6,7 +6,7 @@ import random
 
 from midwatch.foundry.faults.mariadb.server import alert, healthy, make
 from midwatch.foundry.place import Place
-from midwatch.foundry.stage import Route, Told, cast, let_run, small_disk, user_if_root
+from midwatch.foundry.stage import Route, Told, cast, let_run, perhaps_mended, small_disk, user_if_root
 
 
 def too_many_connections(place: Place, rng: random.Random) -> Told:
@@ -22,11 +22,7 @@ def too_many_connections(place: Place, rng: random.Random) -> Told:
     leak = server.serve(rng, service=who.other, routes=keep, threads=limit + 3, pause_s=0.5, quiet=True)
     place.wait_for("Too many connections|max_user_connections", since=broke, timeout_s=20)
     let_run(rng, 2.0, 3.5)
-    mended = None
-    if rng.random() < 0.4:
-        place.stop(leak)
-        mended = place.now
-        let_run(rng, 1.0, 2.0)
+    mended = perhaps_mended(place, rng, 0.4, lambda: place.stop(leak), (1.0, 2.0))
     return server.told(
         cause=f"all {limit} connections of MariaDB on {who.host} are in use, held by {who.other}",
         truth=("Too many connections", "max_user_connections"),
@@ -123,11 +119,7 @@ def lock_wait(place: Place, rng: random.Random) -> Told:
     keeper = server.serve(rng, service=who.other, routes=(job,), threads=1, pause_s=0.1)
     place.wait_for("Lock wait timeout exceeded", since=broke, timeout_s=20)
     let_run(rng, 2.5, 4.0)
-    mended = None
-    if rng.random() < 0.4:
-        place.stop(keeper)
-        mended = place.now
-        let_run(rng, 1.0, 1.5)
+    mended = perhaps_mended(place, rng, 0.4, lambda: place.stop(keeper), (1.0, 1.5))
     return server.told(
         cause=f"a job of {who.other} holds {who.table} locked, so others time out",
         truth=("Lock wait timeout exceeded",),

@@ -7,7 +7,7 @@ import shutil
 
 from midwatch.foundry.faults.postgresql.server import Cluster, make
 from midwatch.foundry.place import Place
-from midwatch.foundry.stage import Route, Told, cast, let_run, small_disk, user_if_root
+from midwatch.foundry.stage import Route, Told, cast, let_run, perhaps_mended, small_disk, user_if_root
 
 
 def connection_slots(place: Place, rng: random.Random) -> Told:
@@ -29,11 +29,7 @@ def connection_slots(place: Place, rng: random.Random) -> Told:
         rng, service=who.other, routes=(holding,), threads=limit + rng.randint(2, 4), pause_s=0.5, quiet=True
     )
     let_run(rng, 2.5, 4.0)
-    mended = None
-    if rng.random() < 0.4:
-        place.stop(leak)
-        mended = place.now
-        let_run(rng, 1.0, 2.0)
+    mended = perhaps_mended(place, rng, 0.4, lambda: place.stop(leak), (1.0, 2.0))
     what = {"server": f"all {limit} connections", "role": "the role's connections", "database": "its connections"}[
         where
     ]

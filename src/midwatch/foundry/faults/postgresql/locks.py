@@ -6,7 +6,7 @@ import random
 
 from midwatch.foundry.faults.postgresql.server import Cluster, make
 from midwatch.foundry.place import Place
-from midwatch.foundry.stage import Route, Told, cast, let_run
+from midwatch.foundry.stage import Route, Told, cast, let_run, perhaps_mended
 
 _ALERTS = ("PostgresqlSlowQueries", "HighLatency", "ApiLatencyHigh", "PostgresqlLocks")
 
@@ -81,11 +81,7 @@ def _long_lock(place: Place, rng: random.Random, setting: str) -> Told:
     )
     place.wait_for("canceling statement due to", source="postgres", timeout_s=20)
     let_run(rng, held_s - 0.5, held_s)
-    mended = None
-    if rng.random() < 0.4:
-        place.stop(job)
-        mended = place.now
-        let_run(rng, 0.8, 1.5)
+    mended = perhaps_mended(place, rng, 0.4, lambda: place.stop(job), (0.8, 1.5))
     what = setting.replace("_", " ")
     return cluster.told(
         cause=f"a long transaction of {who.other} holds {who.table} locked, so statements end by {what}",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from midwatch.foundry.faults.postgresql.server import ADMIN, Cluster, make
 from midwatch.foundry.place import Place
 from midwatch.foundry.relay import Relay
-from midwatch.foundry.stage import Told, cast, give, let_run, quietly
+from midwatch.foundry.stage import Told, cast, give, let_run, perhaps_mended, quietly
 
 STANDBY = "postgres-standby"
 
@@ -69,11 +69,7 @@ def lost_primary(place: Place, rng: random.Random) -> Told:
         else:
             relay.cut()
         let_run(rng, 3.5, 5.0)
-        mended = None
-        if rng.random() < 0.4:
-            relay.mend()
-            mended = place.now
-            let_run(rng, 1.5, 2.5)
+        mended = perhaps_mended(place, rng, 0.4, relay.mend, (1.5, 2.5))
         return primary.told(
             cause="the standby cannot reach its primary over the network, so replication stands still",
             entity=who.host,
