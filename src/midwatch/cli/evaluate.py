@@ -16,8 +16,8 @@ from midwatch.errors import SettingsError
 
 if TYPE_CHECKING:
     from midwatch.copilot.triage import Options
+    from midwatch.copilot.workflow import Diagnoser
     from midwatch.evaluation.cost import Price
-    from midwatch.evaluation.judge import Diagnoser
     from midwatch.evaluation.report import Evaluated
     from midwatch.evaluation.verdict import Verdict
     from midwatch.foundry.incident import Incident

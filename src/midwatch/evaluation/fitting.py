@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from midwatch.copilot import calibration as calibrations
 from midwatch.copilot import confidence
@@ -17,8 +18,10 @@ from midwatch.copilot.confidence import Calibration
 from midwatch.copilot.model import Case, Diagnosis, Evidence, Finding
 from midwatch.copilot.opinion import LEAST, Opinion
 from midwatch.copilot.taxonomy import IDS, UNKNOWN
-from midwatch.evaluation.judge import Diagnoser
 from midwatch.foundry.incident import Incident
+
+if TYPE_CHECKING:
+    from midwatch.copilot.workflow import Diagnoser
 
 
 @dataclass(frozen=True, kw_only=True)

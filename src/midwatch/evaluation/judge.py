@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING
 
 import orjson
 
@@ -26,15 +26,11 @@ from midwatch.evaluation import verdict as verdicts
 from midwatch.evaluation.verdict import Verdict
 from midwatch.foundry.incident import Incident
 
+if TYPE_CHECKING:
+    from midwatch.copilot.workflow import Diagnoser
+
 ATTEMPTS = 3
 """How often an incident is asked about before a host that fails ends the run."""
-
-
-class Diagnoser(Protocol):
-    """What is judged; `copilot.triage.Triage` is one."""
-
-    async def diagnose(self, case: Case) -> Finding:
-        """Evidence and diagnosis of a case."""
 
 
 @dataclass(frozen=True, kw_only=True)
