@@ -1,7 +1,6 @@
 """Does the promise still hold? What people said of diagnoses here, counted against it.
 
-Two signs, each by its own bound: more accepted answers were wrong than α allows, and the share that is accepted at all
-moved away from what the calibration saw (other logs than it was fitted on).
+The promise is called broken when even the lower Clopper-Pearson bound of P(accepted and wrong) lies above α.
 """
 
 from __future__ import annotations
