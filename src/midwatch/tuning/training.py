@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 import torch
 from accelerate import PartialState
+from peft import get_peft_model_state_dict
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from midwatch.errors import TuningError
@@ -250,8 +251,6 @@ def _stack(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 def _save_adapter(trainer: Trainer, adapter: Path, recipe: Recipe, base: Path) -> None:
     """peft's layout, in bfloat16 (what the adapter computes in), without a path of this machine in it."""
-    from peft import get_peft_model_state_dict
-
     model = trainer.accelerator.unwrap_model(trainer.model)
     state = {name: tensor.to(torch.bfloat16) for name, tensor in get_peft_model_state_dict(model).items()}
     model.peft_config["default"].base_model_name_or_path = recipe.base
